@@ -1,0 +1,1 @@
+"""What surrounds the pipeline: images, manifests, dashboards, benchmarks, a local S3 server. Not installed."""

@@ -1,0 +1,1 @@
+"""The commands: one a file, each settings -> one flow -> one JSON line on stdout. No logic, and nothing heavy imported."""

@@ -1,0 +1,1 @@
+"""Metrics, collections and reports over run files."""

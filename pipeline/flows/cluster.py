@@ -1,0 +1,160 @@
+"""A Ray to run on, and a pool that it can schedule.
+
+Ray waits for ever, silently, for resources that will never come; so what a run asks for is compared with what there is
+before it starts, and sized down or refused with a word.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.experimental import internal_kv
+
+from pipeline.errors import ClusterError
+from pipeline.settings import PoolSettings
+
+_log = logging.getLogger(__name__)
+
+# CPU that one read task, and one write task, reserves; both are short and mostly wait for storage.
+READ_CPUS = 0.5
+WRITE_CPUS = 0.25
+_HEADROOM_CPUS = READ_CPUS + WRITE_CPUS
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The encoders of a run, as Ray Data is told.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        min_size: Encoders that are there from the start.
+        max_size: Encoders at most.
+        cpus: CPUs that each reserves.
+        gpus: GPUs, or a fraction of one, that each reserves.
+        threads: Torch threads of each on CPU; None on CUDA.
+    """
+
+    device: str
+    min_size: int
+    max_size: int
+    cpus: float
+    gpus: float
+    threads: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a cluster has now, and whether it can grow."""
+
+    cpus: float
+    gpus: float
+    largest_node_cpus: float
+    grows: bool
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Resources]:
+    """Joins a cluster, or starts a local Ray that ends with the block; a Ray that is already joined is used as it is.
+
+    Raises:
+        ClusterError: the cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        yield _resources()
+        return
+    # a job submitted to a cluster finds its address in the environment
+    address = address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": True}
+    if address is None:
+        options |= {"num_cpus": os.cpu_count(), "include_dashboard": False}
+    # the driver's own warnings about a missing dashboard or metrics exporter say nothing about the run
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        where = f"the Ray cluster at {address}" if address else "a local Ray"
+        raise ClusterError(
+            f"cannot reach {where}: {str(error).splitlines()[0]}; check --address, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH if it asks for a token"
+        ) from error
+    try:
+        yield _resources()
+    finally:
+        ray.shutdown()
+
+
+def _resources() -> Resources:
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Resources(
+        cpus=sum(node.get("CPU", 0.0) for node in alive),
+        gpus=sum(node.get("GPU", 0.0) for node in alive),
+        largest_node_cpus=max((node.get("CPU", 0.0) for node in alive), default=0.0),
+        grows=_autoscales(),
+    )
+
+
+def _autoscales() -> bool:
+    """Whether an autoscaler reports to this cluster, so that more than there is now may be asked for."""
+    try:
+        return internal_kv._internal_kv_get(b"__autoscaling_status") is not None
+    except (RuntimeError, AttributeError):
+        return False
+
+
+def choose_device(wanted: str, resources: Resources) -> str:
+    """ "cuda" where the cluster has or may get GPUs and was not told otherwise, else "cpu"."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if resources.gpus > 0 else "cpu"
+
+
+def size_pool(settings: PoolSettings, resources: Resources, *, device: str) -> Pool:
+    """A pool that the cluster can schedule.
+
+    Raises:
+        ClusterError: not even one encoder fits, and the cluster does not grow.
+    """
+    gpus = settings.gpus_per_encoder if settings.gpus_per_encoder is not None else (1.0 if device == "cuda" else 0.0)
+    cpus = settings.cpus_per_encoder
+    low = settings.encoders_min
+    high = max(settings.encoders_max or low, low)
+    if not resources.grows:
+        fitting = _fitting(resources, cpus=cpus, gpus=gpus)
+        if fitting < 1:
+            raise ClusterError(
+                f"one encoder needs {gpus:g} GPU and {cpus:g} CPU beside {_HEADROOM_CPUS:g} CPU for reading and writing, but the cluster has "
+                f"{resources.gpus:g} GPU and {resources.cpus:g} CPU and does not grow; ask for less with --gpus-per-encoder or --cpus-per-encoder"
+            )
+        if high > fitting:
+            _log.warning(
+                "%d encoders do not fit beside reading and writing on %g CPU and %g GPU; using %d",
+                high,
+                resources.cpus,
+                resources.gpus,
+                fitting,
+            )
+        low, high = min(low, fitting), min(high, fitting)
+    threads = settings.threads
+    if device == "cpu" and threads is None:
+        threads = max(1, int(resources.largest_node_cpus or 1) // max(1, math.ceil(high / _num_nodes(resources))))
+    return Pool(device, low, high, cpus, gpus, threads)
+
+
+def _num_nodes(resources: Resources) -> int:
+    return max(1, round(resources.cpus / resources.largest_node_cpus)) if resources.largest_node_cpus else 1
+
+
+def _fitting(resources: Resources, *, cpus: float, gpus: float) -> int:
+    by_cpu = math.floor((resources.cpus - _HEADROOM_CPUS) / cpus + 1e-9)
+    if gpus == 0:
+        return by_cpu
+    # one encoder cannot use GPUs of two nodes, nor two fractions of different GPUs
+    per_gpu = math.floor(1 / gpus + 1e-9) if gpus < 1 else 1 / gpus
+    return min(by_cpu, math.floor(resources.gpus * per_gpu + 1e-9))

@@ -1,0 +1,190 @@
+"""The stages of an index run as Ray Data sees them: thin shells that hand blocks to plain classes.
+
+read and tokenise (tasks) -> encode (actors) -> write fragments (tasks). One row of a block is one document with all its
+chunks, so that a document is encoded and written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from pipeline.corpus.read import read_shard
+from pipeline.errors import CorpusChanged
+from pipeline.model.bundle import ModelBundle, open_bundle
+from pipeline.model.load import load_encoder
+from pipeline.records import Document, FieldMap, Reason, Rejected, Shard, content_hash
+from pipeline.records import QUARANTINE_TEXT_CHARS as MAX_CHARS
+from pipeline.settings import ModelSettings
+from pipeline.storage import redact
+from pipeline.store.diff import Plan
+from pipeline.store.fragments import write_rows
+from pipeline.text.tokenise import chunk_documents
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTask:
+    """What every read task needs; put into the object store once."""
+
+    shards: tuple[Shard, ...]
+    fields: FieldMap
+    max_text_chars: int
+    encoder: ModelSettings
+    device: str
+    window_documents: int
+
+
+@lru_cache(maxsize=2)
+def _bundle(settings: ModelSettings, device: str) -> ModelBundle:
+    return open_bundle(settings, device=device)
+
+
+def read_and_tokenise(batch: dict[str, Any], *, task: Any, plan: Any) -> Iterator[pa.Table]:
+    """Reads the selected documents of shards, chunks and tokenises them.
+
+    Args:
+        batch: {"shard": positions in `task.shards`}.
+        task: Reference to a `ReadTask`.
+        plan: Reference to a `Plan`.
+
+    Yields:
+        Tables of at most `window_documents` documents; columns as `_documents_table` makes them.
+    """
+    what: ReadTask = ray.get(task)
+    chosen: Plan = ray.get(plan)
+    bundle = _bundle(what.encoder, what.device)
+    for position in batch["shard"].tolist():
+        documents = _selected(what, chosen, position)
+        while window := list(islice(documents, what.window_documents)):
+            yield _documents_table(window, bundle)
+
+
+def _selected(task: ReadTask, plan: Plan, position: int) -> Iterator[Document]:
+    shard, mask = task.shards[position], plan.selected[position]
+    seen = 0
+    for row in read_shard(shard, task.fields, max_text_chars=task.max_text_chars):
+        if isinstance(row, Rejected):
+            continue
+        if seen >= len(mask):
+            break  # --limit ends inside this shard
+        if mask[seen]:
+            yield row
+        seen += 1
+    if seen < len(mask):
+        raise CorpusChanged(
+            f"{redact(shard.uri)} held {len(mask)} documents when it was scanned and {seen} when it was read; "
+            "it was rewritten meanwhile: run the same command again"
+        )
+
+
+def _documents_table(documents: list[Document], bundle: ModelBundle) -> pa.Table:
+    settings = bundle.settings
+    chunks = chunk_documents(
+        [d.title for d in documents], [d.text for d in documents], bundle.tokenizer,
+        max_tokens=bundle.chunk_tokens, overlap_tokens=settings.overlap_tokens,
+    )  # fmt: skip
+    return pa.table(
+        {
+            "id": pa.array([d.id for d in documents], pa.string()),
+            "title": pa.array([d.title for d in documents], pa.string()),
+            "metadata": pa.array([d.metadata for d in documents], pa.string()),
+            "shard": pa.array([d.shard for d in documents], pa.string()),
+            "offset": pa.array([d.offset for d in documents], pa.int64()),
+            "content_hash": pa.array([content_hash(d.title, d.text, d.metadata) for d in documents], pa.binary(16)),
+            "texts": pa.array([[c.text for c in cs] for cs in chunks], pa.list_(pa.large_string())),
+            "token_ids": pa.array([[c.token_ids for c in cs] for cs in chunks], pa.list_(pa.large_list(pa.int32()))),
+        }
+    )
+
+
+class EncodeStage:
+    """An actor round an `Encoder`: documents in, rows of the documents table out."""
+
+    def __init__(
+        self, encoder: ModelSettings, device: str, threads: int | None, batch_tokens: int | None, run_id: str
+    ) -> None:
+        bundle = open_bundle(encoder, device=device)
+        self.encoder = load_encoder(bundle, device=device, threads=threads, batch_tokens=batch_tokens)
+        self.run_id = run_id
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """One window of documents, encoded together."""
+        token_lists = block.column("token_ids").combine_chunks()
+        if isinstance(token_lists, pa.ChunkedArray):
+            token_lists = pa.concat_arrays(token_lists.chunks)
+        counts = np.diff(token_lists.offsets.to_numpy())
+        inner = token_lists.flatten()
+        bounds = inner.offsets.to_numpy()
+        flat = inner.values.to_numpy()
+        bodies = [flat[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        encoded = self.encoder.encode(bodies, role="document")
+
+        owner = np.repeat(np.arange(block.num_rows), counts)
+        number = np.concatenate([np.arange(n) for n in counts]) if len(counts) else np.empty(0)
+        reasons = np.full(len(bodies), "", dtype=object)
+        for position, reason in encoded.failures.items():
+            # a document is stored whole or not at all
+            reasons[owner == owner[position]] = str(reason)
+        rows = block.select(["id", "title", "metadata", "shard", "offset", "content_hash"]).take(pa.array(owner))
+        dim = encoded.vectors.shape[1]
+        stats = {
+            "tokens": encoded.num_tokens,
+            "slots": encoded.num_slots,
+            "flops": encoded.flops,
+            "seconds": encoded.seconds,
+        }
+        columns = {
+            "chunk": pa.array(number, pa.int32()),
+            "text": block.column("texts").combine_chunks().flatten().cast(pa.string()),
+            "num_tokens": pa.array(np.diff(bounds), pa.int32()),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(encoded.vectors.ravel()), dim),
+            "run_id": pa.array([self.run_id] * len(bodies), pa.string()),
+            "reject_reason": pa.array(reasons, pa.string()),
+            # what the window cost rides on its first row
+            "stats": pa.array([json.dumps(stats)] + [""] * (len(bodies) - 1), pa.string()),
+        }
+        for name, column in columns.items():
+            rows = rows.append_column(name, column)
+        return rows
+
+
+def write_fragments(block: pa.Table, *, uri: str, schema: pa.Schema) -> pa.Table:
+    """Writes a block's good rows as fragments; returns one row that tells the committer about them."""
+    reasons = block.column("reject_reason").to_pylist()
+    good = block.filter(pa.array([not reason for reason in reasons]))
+    written = write_rows(good, uri, schema=schema)
+    totals = {"tokens": 0, "slots": 0, "flops": 0, "seconds": 0.0}
+    for text in block.column("stats").to_pylist():
+        if text:
+            totals = {name: value + json.loads(text)[name] for name, value in totals.items()}
+    result = {
+        "fragments": written.fragments,
+        "num_rows": written.num_rows,
+        "size_bytes": written.size_bytes,
+        "num_documents": sum(1 for c in good.column("chunk").to_pylist() if c == 0),
+        "rejected": [
+            _rejected(row) for row in block.filter(pa.array(map(bool, reasons))).to_pylist() if row["chunk"] == 0
+        ],
+        **totals,
+    }
+    return pa.table({"result": [json.dumps(result)]})
+
+
+def _rejected(row: dict[str, Any]) -> dict[str, Any]:
+    details = {
+        Reason.OUT_OF_MEMORY: "the text does not fit in memory even alone; lower --chunk-tokens or use a larger device",
+        Reason.NOT_FINITE: "the model gave values that are not finite for this text",
+    }
+    reason = Reason(row["reject_reason"])
+    return {
+        "shard": row["shard"], "offset": row["offset"], "id": row["id"], "reason": str(reason),
+        "detail": details.get(reason, ""), "text": row["text"][:MAX_CHARS],
+    }  # fmt: skip

@@ -1,0 +1,170 @@
+"""The T1 encoder: a causal model read at `<emb_token>`.
+
+A document is prefix + body + suffix, the suffix ending in `<emb_token>`; its vector is the last layer's state there
+(CRE-T1, arXiv 2603.17387), centred where the checkpoint brings a mean, and normalised. Because a causal state sees only
+what stands before it, sequences can be laid end to end without padding, the prefix can be computed once, and the last
+layer's feed-forward part is needed at one position a text. Each of these is checked against a plain forward pass when
+the model is loaded, and left out where the results differ.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ModelError
+from pipeline.model import flops
+from pipeline.model.bundle import Frame, ModelBundle, Role
+from pipeline.model.encoder import Encoder, TokenIds, Vectors
+from pipeline.model.last_layer import wanted_rows, wrap_last_layer
+from pipeline.model.loading import load_backbone, load_head
+from pipeline.model.packed import ATTENTION, Packing, PrefixState, lay_out, packing
+from pipeline.model.pooling import Head, is_out_of_memory
+from pipeline.prompts import EMB_START
+from pipeline.model.batch import packed_batches, padded_batches
+
+_log = logging.getLogger(__name__)
+
+# A prefix shorter than this costs more to merge than to compute again.
+MIN_PREFIX_TOKENS = 8
+# How far a fast path may be from the plain forward pass before it is left out: 1 - cosine.
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-3}
+_PROBE = (5, 17, 40)
+
+
+class DecoderEncoder(Encoder):
+    """Encodes with a decoder of transformers. See the module's text; made by `load.load_encoder`."""
+
+    def __init__(self, bundle: ModelBundle, *, device: torch.device, batch_tokens: int) -> None:
+        settings = bundle.settings
+        self.device = device
+        self.batch_tokens = batch_tokens
+        self.dim = bundle.identity.dim
+        self.frames = bundle.frames
+        self.model = load_backbone(
+            bundle.checkpoint, device=device, dtype=str(settings.compute_dtype), emb_start=EMB_START,
+            allow_remote_code=settings.allow_remote_code,
+        )  # fmt: skip
+        self.head = Head(load_head(bundle.checkpoint.folder), dim=self.dim, device=device)
+        self.cost = flops.decoder_cost(self.model)
+        self.packs = False
+        self._prefixes: dict[Role, PrefixState | None] = {"document": None, "query": None}
+        self._choose_path()
+
+    def frame_tokens(self, role: Role) -> int:
+        return self.frames[role].num_tokens
+
+    def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
+        return (packed_batches if self.packs else padded_batches)(lengths, max_tokens=self.batch_tokens)
+
+    def _is_out_of_memory(self, error: Exception) -> bool:
+        return is_out_of_memory(error)
+
+    @torch.inference_mode()
+    def _forward(self, bodies: Sequence[TokenIds], role: Role) -> tuple[Vectors, int, int]:
+        frame = self.frames[role]
+        states, slots = self._packed(bodies, frame, self._prefixes[role]) if self.packs else self._plain(bodies, frame)
+        prefix = self._prefixes[role]
+        shared = prefix.num_tokens if prefix else 0
+        lengths = [len(b) + frame.num_tokens for b in bodies]
+        vectors: Vectors = self.head(states, role).cpu().numpy()
+        return vectors, slots, self.cost.useful(lengths, shared=shared)
+
+    def _plain(self, bodies: Sequence[TokenIds], frame: Frame) -> tuple[Tensor, int]:
+        """States at `<emb_token>`, [texts, hidden]: padded on the right, where a causal state never looks."""
+        rows = [[*frame.prefix, *map(int, body), *frame.suffix] for body in bodies]
+        longest = max(map(len, rows))
+        ids = torch.zeros((len(rows), longest), dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+        last = torch.tensor([len(row) - 1 for row in rows], device=self.device)
+        hidden = self._run(input_ids=ids.to(self.device))
+        return hidden[torch.arange(len(rows), device=self.device), last], len(rows) * longest
+
+    def _packed(self, bodies: Sequence[TokenIds], frame: Frame, prefix: PrefixState | None) -> tuple[Tensor, int]:
+        """The same, sequences end to end; with `prefix`, its tokens are left out of the row."""
+        shared = prefix.num_tokens if prefix else 0
+        lead, tail = np.asarray(frame.prefix[shared:], dtype=np.int64), np.asarray(frame.suffix, dtype=np.int64)
+        pieces = [np.concatenate([lead, body, tail]) for body in bodies]
+        lengths = [len(piece) for piece in pieces]
+        positions = np.concatenate([np.arange(shared, shared + n) for n in lengths])
+        layout = lay_out(lengths, prefix=prefix, device=self.device)
+        last = torch.from_numpy(np.cumsum(lengths) - 1).to(self.device)
+        with packing(layout), wanted_rows(last):
+            hidden = self._run(
+                input_ids=torch.from_numpy(np.concatenate(pieces)).to(self.device)[None],
+                position_ids=torch.from_numpy(positions).to(self.device)[None],
+            )[0]
+        return hidden if len(hidden) == len(last) and self._trims else hidden[last], sum(lengths)
+
+    def _run(self, **inputs: Tensor) -> Tensor:
+        hidden: Tensor = self.model(**inputs, use_cache=False).last_hidden_state
+        return hidden
+
+    # -- choosing the fastest path that is right ------------------------------------------------
+
+    _trims = False
+
+    @torch.inference_mode()
+    def _choose_path(self) -> None:
+        frame = self.frames["document"]
+        generator = np.random.default_rng(0)
+        probe = [generator.integers(100, 1000, size=n).astype(np.int32) for n in _PROBE]
+        expected, _ = self._plain(probe, frame)
+        if not torch.isfinite(expected).all():
+            raise ModelError(
+                "the model gives states that are not finite; its weights are damaged or the arithmetic overflows"
+            )
+        if not self._try("packing without padding", lambda: self._use_packing(), probe, expected):
+            self._set_attention("sdpa")
+            self.packs = False
+            return
+        if wrap_last_layer(self.model):
+            self._trims = True
+            if not self._try("the trimmed last layer", lambda: None, probe, expected):
+                self._unwrap()
+        for role in ("document", "query"):
+            if len(self.frames[role].prefix) >= MIN_PREFIX_TOKENS:
+                self._prefixes[role] = self._compute_prefix(self.frames[role])
+        if self._prefixes["document"] and not self._try("the cached prefix", lambda: None, probe, expected):
+            self._prefixes = {"document": None, "query": None}
+
+    def _try(self, what: str, switch: Any, probe: Sequence[TokenIds], expected: Tensor) -> bool:
+        """Whether, after `switch()`, the packed path agrees with the plain one."""
+        try:
+            switch()
+            got, _ = self._packed(probe, self.frames["document"], self._prefixes["document"])
+        except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, ImportError) as error:
+            _log.warning("%s is not used: %s", what, str(error).splitlines()[0] if str(error) else type(error).__name__)
+            return False
+        off = 1 - torch.nn.functional.cosine_similarity(got.float(), expected.float()).min().item()
+        if off > _TOLERANCE[expected.dtype]:
+            _log.warning("%s is not used: its vectors are off by %.1e", what, off)
+            return False
+        return True
+
+    def _use_packing(self) -> None:
+        self._set_attention(ATTENTION)
+        self.packs = True
+
+    def _set_attention(self, name: str) -> None:
+        self.model.set_attn_implementation(name)  # type: ignore[operator]
+
+    def _unwrap(self) -> None:
+        layers: nn.ModuleList = self.model.layers  # type: ignore[assignment]
+        layers[-1] = layers[-1].layer  # type: ignore[assignment]
+        self._trims = False
+
+    def _compute_prefix(self, frame: Frame) -> PrefixState:
+        """Keys and values of the frame's prefix in every layer."""
+        state = PrefixState(len(frame.prefix))
+        layout = lay_out([len(frame.prefix)], prefix=None, device=self.device)
+        with packing(Packing(layout.lengths, record=state, bounds=layout.bounds, key_bounds=layout.key_bounds)):
+            positions = torch.arange(len(frame.prefix), device=self.device)[None]
+            self._run(input_ids=torch.tensor([frame.prefix], device=self.device), position_ids=positions)
+        return state

@@ -1,0 +1,42 @@
+"""From pooled states to unit vectors: centring, projection, truncation, normalisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pipeline.model.bundle import Role
+
+
+class Head:
+    """What is applied to a pooled state, in float32: minus the role's mean, times the projection, first `dim`, unit length.
+
+    Args:
+        tensors: "document_mean", "query_mean" [hidden] and "projection" [hidden, out]; each may be absent.
+        dim: Components kept.
+        device: Where states live.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], *, dim: int, device: torch.device) -> None:
+        self.dim = dim
+        self._means = {name: t.to(device) for name, t in tensors.items() if name.endswith("_mean")}
+        projection = tensors.get("projection")
+        self._projection = projection.to(device) if projection is not None else None
+
+    def __call__(self, states: Tensor, role: Role) -> Tensor:
+        """[texts, hidden] to [texts, dim] float32."""
+        states = states.float()
+        mean = self._means.get(f"{role}_mean")
+        if mean is not None:
+            states = states - mean
+        if self._projection is not None:
+            states = states @ self._projection
+        return torch.nn.functional.normalize(states[:, : self.dim], dim=-1)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch ran out of memory, on an accelerator or in the CPU allocator; frees cached accelerator memory."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        torch.cuda.empty_cache()
+        return True
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -1,0 +1,59 @@
+"""The only place that spells instruction + text + `<emb_token>`.
+
+A prompt is a constant prefix, a body that varies, and a constant suffix that ends in `<emb_token>`. Prefix and suffix
+are tokenised once and joined to the body's token ids, so the prefix can be computed once for a whole corpus, and no
+text can change how the frame around it is tokenised. Documents and queries share one encoder and differ only here.
+
+Knows nothing of models; `model.tokenizer` renders a chat template into the frame and `flows` hands bodies in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+EMB_TOKEN = "<emb_token>"
+
+# Characters that no template changes and no text contains (private use area), to find where the body goes.
+# Where `<emb_token>` starts in a checkpoint that was not trained with it: the mean embedding of these tokens.
+EMB_START = "<|im_start|>"
+
+_BODY = "\ue000\ue001\ue000"
+
+Render = Callable[[Sequence[Mapping[str, str]]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What stands before and after a body; the suffix ends in `<emb_token>`."""
+
+    prefix: str
+    suffix: str
+
+    def spell(self, body: str) -> str:
+        """The whole text as a person would read it."""
+        return f"{self.prefix}{body}{self.suffix}"
+
+
+def chat_prompt(instruction: str, opening: str, *, render: Render) -> Prompt:
+    """A chat turn with the instruction and the body, the assistant's opening words, then `<emb_token>`.
+
+    Args:
+        instruction: What the model is to do with the body; the system turn.
+        opening: The assistant's first words; its next word would name what the body is about.
+        render: Turns chat messages into the model's own chat format, assistant's turn opened.
+    """
+    rendered = render([{"role": "system", "content": instruction}, {"role": "user", "content": _BODY}])
+    prefix, _, suffix = rendered.partition(_BODY)
+    return Prompt(prefix=prefix, suffix=f"{suffix}{opening}{EMB_TOKEN}")
+
+
+def plain_prompt(instruction: str, opening: str) -> Prompt:
+    """The same for a model without a chat format."""
+    lead = f"{instruction}\n\n" if instruction else ""
+    return Prompt(prefix=lead, suffix=f"\n{opening}{EMB_TOKEN}")
+
+
+def document_body(title: str, text: str) -> str:
+    """What stands for a document between prefix and suffix."""
+    return f"{title}\n{text}" if title else text

@@ -1,0 +1,162 @@
+"""The nouns that travel between layers, as small frozen dataclasses.
+
+Knows nothing of files, models, tables or Ray; everybody imports it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+HASH_BYTES = 16
+
+
+class Format(StrEnum):
+    """How a shard's bytes become documents."""
+
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+    CSV = "csv"
+    TSV = "tsv"
+    TEXT = "text"
+
+
+class Reason(StrEnum):
+    """Why a document was set aside; stored in the quarantine table."""
+
+    BROKEN_JSON = "broken_json"
+    NOT_AN_OBJECT = "not_an_object"
+    BROKEN_ROW = "broken_row"
+    NOT_UTF8 = "not_utf8"
+    NO_TEXT = "no_text"
+    EMPTY_TEXT = "empty_text"
+    WRONG_TYPE = "wrong_type"
+    TOO_LONG = "too_long"
+    NO_ID = "no_id"
+    DUPLICATE_ID = "duplicate_id"
+    UNREADABLE = "unreadable"
+    OUT_OF_MEMORY = "out_of_memory"
+    NOT_FINITE = "not_finite"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One piece of a corpus that one task reads.
+
+    Attributes:
+        uri: Full URI of the file; for `Format.TEXT`, of the folder that `members` are relative to.
+        format: How to read it.
+        compression: "gzip", "zstd" or "" for none.
+        size_bytes: Bytes as stored (compressed).
+        version: What the store says changes when the bytes change: an etag, else size and modification time.
+        start: First byte of this piece (plain JSONL) or first row group (Parquet).
+        end: One past the last byte or row group; None for "to the end".
+        members: For `Format.TEXT`, the files of this piece, relative to `uri`, sorted.
+    """
+
+    uri: str
+    format: Format
+    compression: str = ""
+    size_bytes: int = 0
+    version: str = ""
+    start: int = 0
+    end: int | None = None
+    members: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FieldMap:
+    """Which columns of a row hold what.
+
+    Attributes:
+        text: Column of the text.
+        id: Column of the id; None makes the id a hash of the content.
+        title: Column of the title; None for none.
+        metadata: Columns kept as JSON; None keeps every column not named above.
+    """
+
+    text: str
+    id: str | None = None
+    title: str | None = None
+    metadata: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document as read.
+
+    Attributes:
+        id: Unique in the corpus; never empty.
+        title: May be empty.
+        text: Never blank; stripped.
+        metadata: A JSON object as text, keys sorted; "{}" when there is none.
+        shard: URI of the file it came from.
+        offset: Byte offset of the line (JSONL, in the uncompressed stream), else the row number, from 0.
+    """
+
+    id: str
+    title: str
+    text: str
+    metadata: str
+    shard: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One row that could not become a document.
+
+    Attributes:
+        shard: URI of the file.
+        offset: As in `Document`.
+        reason: Why.
+        detail: One sentence for a person.
+        id: Its id where one could be read, else "".
+        text: The first `QUARANTINE_TEXT_CHARS` characters of the raw row or text.
+    """
+
+    shard: str
+    offset: int
+    reason: Reason
+    detail: str
+    id: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question asked of the index.
+
+    Attributes:
+        id: Unique among the queries of a run.
+        text: Never blank; stripped.
+        excluded_ids: Documents that must not be among its hits (BRIGHT leaves out a question's own page).
+    """
+
+    id: str
+    text: str
+    excluded_ids: tuple[str, ...] = ()
+
+
+QUARANTINE_TEXT_CHARS = 2_000
+
+
+def _digest(*parts: str) -> bytes:
+    """16-byte BLAKE2b over length-prefixed UTF-8 parts, so that ("a", "b") and ("ab", "") differ."""
+    state = hashlib.blake2b(digest_size=HASH_BYTES)
+    for part in parts:
+        raw = part.encode("utf-8", "surrogatepass")
+        state.update(len(raw).to_bytes(8, "little"))
+        state.update(raw)
+    return state.digest()
+
+
+def content_hash(title: str, text: str, metadata: str) -> bytes:
+    """16 bytes that change whenever anything stored of a document changes."""
+    return _digest(title, text, metadata)
+
+
+def id_hash(document_id: str) -> bytes:
+    """16 bytes that stand for a document id in compact arrays."""
+    return _digest(document_id)

@@ -1,0 +1,165 @@
+"""What a run is asked to do: frozen pydantic models, a TOML file under them, flags over it.
+
+Free of torch, ray and lance, so that a wrong option is refused before anything heavy is imported. The resolved settings
+are stored with the run. Functions elsewhere take plain values, not these models; only flows and jobs see them whole.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import SettingsError
+from pipeline.records import Format
+
+DEFAULT_DOCUMENT_INSTRUCTION = "Read the passage and state what it is about."
+DEFAULT_QUERY_INSTRUCTION = "Read the question and state what a passage that answers it is about."
+DEFAULT_DOCUMENT_OPENING = "The passage is about:"
+DEFAULT_QUERY_OPENING = "The passage is about:"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class CorpusSettings(_Section):
+    """Where documents come from and which rows are acceptable."""
+
+    uris: tuple[str, ...] = Field(default=(), description="Files, folders or globs; local or object store.")
+    format: Format | None = Field(None, description="Read every file as this format instead of by its extension.")
+    id_field: str | None = None
+    title_field: str | None = None
+    text_field: str | None = None
+    metadata_fields: tuple[str, ...] | None = Field(
+        None, description="Columns kept as metadata; all others when unset."
+    )
+    limit: int | None = Field(None, ge=1, description="Index only the first documents, for a trial.")
+    max_text_chars: int = Field(2_000_000, ge=1_000, description="A longer text is quarantined.")
+    max_quarantine: float = Field(0.05, ge=0.0, le=1.0, description="Share of bad rows that stops the run.")
+    max_delete: float = Field(0.5, ge=0.0, le=1.0, description="Share of the table that may vanish with the corpus.")
+    keep_missing: bool = Field(False, description="Keep documents that are not in this corpus.")
+    split_bytes: int = Field(
+        64 * 2**20, ge=2**16, description="Plain JSONL and Parquet are read in pieces of this size."
+    )
+
+
+class ModelSettings(_Section):
+    """Which encoder, and everything that shapes its vectors."""
+
+    model: str = Field(
+        "default", description="default, minilm, hashing://DIM, a folder, an object-store URI, or hf://ORG/NAME."
+    )
+    revision: str | None = Field(
+        None, description="Commit, tag or branch of an hf:// model; resolved to a commit and recorded."
+    )
+    adapter: str | None = Field(
+        None, description="A peft adapter's folder or URI; one beside the weights is found by itself."
+    )
+    allow_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
+    document_instruction: str = DEFAULT_DOCUMENT_INSTRUCTION
+    document_opening: str = Field(
+        DEFAULT_DOCUMENT_OPENING, description="What the assistant has said before <emb_token>."
+    )
+    query_instruction: str = DEFAULT_QUERY_INSTRUCTION
+    query_opening: str = DEFAULT_QUERY_OPENING
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    vector_dtype: Literal["float32", "float16"] = "float32"
+    dim: int | None = Field(None, ge=8, description="Keep the first DIM components and renormalise (Matryoshka).")
+    chunk_tokens: int = Field(512, ge=32, le=131_072)
+    overlap_tokens: int = Field(64, ge=0)
+
+    @model_validator(mode="after")
+    def _overlap_fits(self) -> ModelSettings:
+        if self.overlap_tokens * 2 > self.chunk_tokens:
+            raise ValueError(
+                f"overlap_tokens is {self.overlap_tokens}; it may be at most half of chunk_tokens ({self.chunk_tokens})"
+            )
+        return self
+
+
+class PoolSettings(_Section):
+    """How many encoders run where; everything here changes speed and cost, never a vector."""
+
+    address: str | None = Field(None, description="Ray cluster to join; a local Ray is started when unset.")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    encoders_min: int = Field(1, ge=1)
+    encoders_max: int | None = Field(
+        None, ge=1, description="Upper size of the autoscaling pool; encoders_min when unset."
+    )
+    gpus_per_encoder: float | None = Field(None, ge=0.0, description="1 on CUDA and 0 on CPU when unset.")
+    cpus_per_encoder: float = Field(1.0, gt=0.0)
+    threads: int | None = Field(
+        None, ge=1, description="Torch threads of one CPU encoder; its share of the machine when unset."
+    )
+    batch_tokens: int | None = Field(None, ge=64, description="Tokens a forward pass; chosen by device when unset.")
+    window_documents: int | None = Field(
+        None, ge=1, description="Documents sorted by length together; by device when unset."
+    )
+
+
+class CommitSettings(_Section):
+    """When finished fragments become part of the table; bounds the work that a kill can lose."""
+
+    max_rows: int = Field(100_000, ge=1)
+    max_bytes: int = Field(512 * 2**20, ge=2**20)
+    max_seconds: float = Field(60.0, gt=0.0)
+
+
+class IndexSettings(_Section):
+    """Everything `t1 index` needs."""
+
+    db: str
+    corpus: CorpusSettings = CorpusSettings()
+    encoder: ModelSettings = ModelSettings()
+    pool: PoolSettings = PoolSettings()
+    commit: CommitSettings = CommitSettings()
+
+
+def load_settings(path: str | None, overrides: Mapping[str, Any]) -> IndexSettings:
+    """The settings of a run: the TOML file, then the flags that were given.
+
+    Args:
+        path: A TOML file with the tables corpus, encoder, pool and commit, and `db`; None for none.
+        overrides: {"section.field": value}; a value of None leaves the file's or the default.
+
+    Raises:
+        SettingsError: an unknown field, a value out of bounds, or an unreadable file.
+    """
+    tree = _read_toml(path) if path else {}
+    for dotted, value in overrides.items():
+        if value is None or value == ():
+            continue
+        *sections, field = dotted.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[field] = value
+    try:
+        return IndexSettings.model_validate(tree)
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from error
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """One sentence a person can act on, from pydantic's list."""
+    parts = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"]) or "settings"
+        shown = (
+            "" if item["type"] in {"missing", "extra_forbidden"} or not item["loc"] else f" (found {item['input']!r})"
+        )
+        parts.append(f"{name}: {item['msg'].removeprefix('Value error, ')}{shown}")
+    return "; ".join(parts)

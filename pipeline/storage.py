@@ -1,0 +1,95 @@
+"""URIs, file systems and object-store credentials: the one place that turns a URI into something that opens.
+
+Credentials come from the environment or the machine's role and are never stored, logged or passed through Ray.
+Knows fsspec; knows nothing of what is in the files. Called by corpus, model, store and flows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from pipeline.errors import StorageError
+
+_SECRET = re.compile(r"(?i)(secret|token|password|credential|access_key|signature)([\"']?\s*[=:]\s*[\"']?)[^\s&\"',]+")
+_USERINFO = re.compile(r"://[^/@\s]+@")
+
+
+def redact(text: str) -> str:
+    """The same text with anything that looks like a credential replaced by `***`."""
+    return _USERINFO.sub("://***@", _SECRET.sub(r"\1\2***", text))
+
+
+def is_local(uri: str) -> bool:
+    """True for a plain path or file:// URI."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def local_path(uri: str) -> str:
+    """The absolute path behind a plain path or file:// URI."""
+    return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+
+
+def normalise(uri: str) -> str:
+    """One spelling a place: absolute paths for local URIs, no trailing slash, s3:// for s3a:// (Lance knows no other)."""
+    if is_local(uri):
+        return local_path(uri)
+    return _as_s3(uri).rstrip("/")
+
+
+def _as_s3(uri: str) -> str:
+    return "s3://" + uri.removeprefix("s3a://") if uri.startswith("s3a://") else uri
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` with path parts appended."""
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The fsspec file system of a URI, and the path within it.
+
+    Raises:
+        StorageError: the scheme is unknown or its package is absent.
+    """
+    try:
+        fs, path = url_to_fs(normalise(uri), **_fsspec_options(uri))
+    except (ValueError, ImportError) as error:
+        raise StorageError(
+            f"cannot open {redact(uri)}: {redact(str(error))}; "
+            "use a local path or a URI that fsspec knows, such as s3://bucket/folder"
+        ) from error
+    return fs, str(path)
+
+
+def _fsspec_options(uri: str) -> dict[str, Any]:
+    if not uri.startswith(("s3://", "s3a://")):
+        return {}
+    endpoint = _s3_endpoint()
+    # use_listings_cache: a run that lists, waits and lists again must see what is there now.
+    return {"use_listings_cache": False, **({"client_kwargs": {"endpoint_url": endpoint}} if endpoint else {})}
+
+
+def _s3_endpoint() -> str:
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    return next((value for name in names if (value := os.environ.get(name))), "")
+
+
+def lance_options(uri: str) -> dict[str, str]:
+    """Storage options for Lance: only what is not secret; Lance reads credentials from the environment itself."""
+    if not uri.startswith(("s3://", "s3a://")):
+        return {}
+    options = {}
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    endpoint = _s3_endpoint()
+    if endpoint:
+        options["aws_endpoint"] = endpoint
+        options["allow_http"] = str(endpoint.startswith("http://")).lower()
+        region = region or "us-east-1"  # what servers that have no regions are signed for
+    if region:  # else Lance asks AWS where the bucket is
+        options["aws_region"] = region
+    return options

@@ -1,0 +1,105 @@
+"""A database folder and the tables in it: `URI/{documents,quarantine,runs}.lance`, as `lancedb.connect` lays them out.
+
+Knows where tables are and how to open a version; not what is in them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import lance
+import pyarrow as pa
+
+from pipeline.errors import StorageError, TableError
+from pipeline.storage import is_local, join, lance_options, normalise, open_filesystem, redact
+
+LIVE = "live"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A folder of tables; holds only its URI, so it travels to any worker."""
+
+    uri: str
+
+    @classmethod
+    def at(cls, uri: str) -> Database:
+        """The database at a path or URI, which need not exist yet."""
+        return cls(normalise(uri))
+
+    def table_uri(self, table: str) -> str:
+        """Where a table lies."""
+        return join(self.uri, f"{table}.lance")
+
+    @property
+    def documents_uri(self) -> str:
+        """Where the documents table lies."""
+        return self.table_uri("documents")
+
+    def open(self, table: str, *, version: int | str | None = None) -> lance.LanceDataset:
+        """A version of a table: a number, a tag such as `live`, or the latest.
+
+        Raises:
+            TableError: there is no such table or version.
+            StorageError: the store refused.
+        """
+        uri = self.table_uri(table)
+        try:
+            return lance.dataset(uri, version=version, storage_options=lance_options(uri))
+        except (ValueError, OSError) as error:
+            raise _explain(error, uri, version) from error
+
+    def exists(self, table: str) -> bool:
+        """Whether a table has at least one version."""
+        try:
+            self.open(table)
+        except TableError:
+            return False
+        return True
+
+    def live_version(self) -> int | None:
+        """The version that readers see, or None before the first publish."""
+        if not self.exists("documents"):
+            return None
+        tags = self.open("documents").tags.list()
+        return int(tags[LIVE]["version"]) if LIVE in tags else None
+
+    def check_writable(self) -> None:
+        """Writes and removes a small file, so that a store that refuses is found before any work is done.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        fs, path = open_filesystem(self.uri)
+        probe = f"{path.rstrip('/')}/.t1-write-probe"
+        try:
+            if is_local(self.uri):
+                fs.makedirs(path, exist_ok=True)
+            fs.pipe_file(probe, b"t1")
+            fs.rm_file(probe)
+        except Exception as error:
+            # every file system raises errors of its own here; whichever it is, the run must not start
+            reason = redact(str(error)) or type(error).__name__
+            raise StorageError(
+                f"cannot write to {redact(self.uri)}: {reason}; check the path, the bucket and the credentials in the environment"
+            ) from error
+
+    def append(self, table: str, rows: pa.Table) -> None:
+        """Adds rows to a small table of records (quarantine, runs), made when absent."""
+        if rows.num_rows == 0:
+            return
+        uri = self.table_uri(table)
+        mode = "append" if self.exists(table) else "create"
+        lance.write_dataset(rows, uri, mode=mode, storage_options=lance_options(uri))
+
+
+def _explain(error: Exception, uri: str, version: int | str | None) -> TableError | StorageError:
+    text = str(error)
+    place = redact(uri)
+    if "was not found" in text or ("Not found" in text and version is None):
+        return TableError(f"no table at {place}; run `t1 index --corpus ... --db ...` first, or check --db")
+    if "tag" in text and "does not exist" in text:
+        return TableError(f"{place} has no published version yet; a run of `t1 index` that ends well publishes one")
+    if "Not found" in text:
+        return TableError(f"{place} has no version {version}; `t1 status` lists what there is")
+    return StorageError(f"cannot open {place}: {redact(text.splitlines()[0])}")

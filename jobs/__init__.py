@@ -1,1 +1,1 @@
-"""The commands: one a file, each settings -> one flow -> one JSON line on stdout. No logic, and nothing heavy imported."""
+"""The commands, one a file: settings -> one flow -> one JSON line on stdout. No logic, nothing heavy imported."""

@@ -25,12 +25,13 @@ def search(queries: tuple[str, ...], queries_file: str | None, as_json: bool, **
 
     Prints a table on a terminal, and one JSON line a query otherwise.
     """
-    from pipeline.corpus.queries import read_queries
     from pipeline.errors import SettingsError
     from pipeline.records import Query
 
     asked = [Query(str(i), text) for i, text in enumerate(queries, 1) if text.strip()]
     if queries_file is not None:
+        from pipeline.flows.search import read_queries
+
         asked += read_queries(sys.stdin if queries_file == "-" else queries_file)
     if not asked:
         raise SettingsError(

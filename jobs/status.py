@@ -35,7 +35,8 @@ def _print(found: dict[str, Any]) -> None:
             console.print(f"{name}: none published yet")
         else:
             console.print(
-                f"{name}: version {version['version']}, {version['num_documents']:,} documents, {version['num_chunks']:,} chunks, "
+                f"{name}: version {version['version']}, {version['num_documents']:,} documents, "
+                f"{version['num_chunks']:,} chunks, "
                 f"{version['dim']} x {version['vector_dtype']}, fingerprint {version['fingerprint'][:12]}"
             )
     table = Table(title="runs", title_justify="left")

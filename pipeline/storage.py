@@ -35,7 +35,7 @@ def local_path(uri: str) -> str:
 
 
 def normalise(uri: str) -> str:
-    """One spelling a place: absolute paths for local URIs, no trailing slash, s3:// for s3a:// (Lance knows no other)."""
+    """One spelling a place: absolute local paths, no trailing slash, s3:// for s3a:// (Lance knows no other)."""
     if is_local(uri):
         return local_path(uri)
     return _as_s3(uri).rstrip("/")

@@ -93,7 +93,7 @@ def _values(column: Any) -> list[Any]:
 
 
 def _is_string(type: pa.DataType) -> bool:
-    return pa.types.is_string(type) or pa.types.is_large_string(type)
+    return bool(pa.types.is_string(type) or pa.types.is_large_string(type))
 
 
 def _decode(value: bytes | None) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,11 @@ class Pool:
     gpus: float
     threads: int | None
 
+    def describe(self) -> str:
+        """For a person: "1 to 4 cuda encoders"."""
+        size = f"{self.min_size} to {self.max_size}" if self.max_size > self.min_size else str(self.min_size)
+        return f"{size} {self.device} encoder{'' if self.max_size == 1 else 's'}"
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:
@@ -74,15 +80,18 @@ def connected(address: str | None) -> Iterator[Resources]:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": True}
     if address is None:
         options |= {"num_cpus": os.cpu_count(), "include_dashboard": False}
-    # the driver's own warnings about a missing dashboard or metrics exporter say nothing about the run
+        # of a Ray that lives and dies with this command, only what ends it is worth a person's attention
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    # Ray starts its processes by fork and, at once, exec: nothing of Lance runs in between
+    warnings.filterwarnings("ignore", message="lance is not fork-safe")
     try:
         ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = f"the Ray cluster at {address}" if address else "a local Ray"
         raise ClusterError(
-            f"cannot reach {where}: {str(error).splitlines()[0]}; check --address, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH if it asks for a token"
+            f"cannot reach {where}: {str(error).splitlines()[0]}; check --address, and RAY_AUTH_MODE and "
+            "RAY_AUTH_TOKEN_PATH if it asks for a token"
         ) from error
     try:
         yield _resources()
@@ -109,7 +118,7 @@ def _autoscales() -> bool:
 
 
 def choose_device(wanted: str, resources: Resources) -> str:
-    """ "cuda" where the cluster has or may get GPUs and was not told otherwise, else "cpu"."""
+    """What encoders run on: as told, else "cuda" where the cluster has GPUs now, and "cpu" where it has none."""
     if wanted != "auto":
         return wanted
     return "cuda" if resources.gpus > 0 else "cpu"
@@ -129,8 +138,10 @@ def size_pool(settings: PoolSettings, resources: Resources, *, device: str) -> P
         fitting = _fitting(resources, cpus=cpus, gpus=gpus)
         if fitting < 1:
             raise ClusterError(
-                f"one encoder needs {gpus:g} GPU and {cpus:g} CPU beside {_HEADROOM_CPUS:g} CPU for reading and writing, but the cluster has "
-                f"{resources.gpus:g} GPU and {resources.cpus:g} CPU and does not grow; ask for less with --gpus-per-encoder or --cpus-per-encoder"
+                f"one encoder needs {gpus:g} GPU and {cpus:g} CPU beside {_HEADROOM_CPUS:g} CPU for reading and "
+                "writing, but the cluster has "
+                f"{resources.gpus:g} GPU and {resources.cpus:g} CPU and does not grow; ask for less with "
+                "--gpus-per-encoder or --cpus-per-encoder"
             )
         if high > fitting:
             _log.warning(

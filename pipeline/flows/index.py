@@ -7,13 +7,10 @@ loads one. The table is the truth: running the same command again encodes only w
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -21,12 +18,15 @@ import ray
 
 from pipeline.corpus.fields import detect_fields
 from pipeline.corpus.locate import locate
-from pipeline.errors import PublishRefused, QuarantineExceeded, SettingsError, T1Error
-from pipeline.flows.cluster import READ_CPUS, WRITE_CPUS, Pool, Resources, choose_device, connected, size_pool
+from pipeline.errors import PublishRefused, SettingsError
+from pipeline.flows.cluster import Pool, Resources, choose_device, connected, size_pool
+from pipeline.flows.failures import root_cause
+from pipeline.flows.guards import check_deletions, check_quarantine
 from pipeline.flows.progress import Reporter, reporting
 from pipeline.flows.report import RunReport, quarantine_rows
 from pipeline.flows.scan import PlanSummary, decide_remotely, obsolete_rows, scan_shards
-from pipeline.flows.stages import EncodeStage, ReadTask, read_and_tokenise, write_fragments
+from pipeline.flows.stages import ReadTask
+from pipeline.flows.stream import WINDOW_DOCUMENTS, StreamSettings, stream
 from pipeline.model.bundle import ModelBundle, open_bundle
 from pipeline.records import FieldMap, Reason, Rejected, Shard
 from pipeline.settings import IndexSettings
@@ -37,12 +37,7 @@ from pipeline.store.database import Database
 from pipeline.store.fragments import WrittenFragments
 from pipeline.store.schema import documents_schema
 
-# Bad rows are tolerated, whatever their share, among this many first rows.
-_QUARANTINE_GRACE_ROWS = 100
 _QUARANTINE_FLUSH_ROWS = 5_000
-# Documents sorted and encoded together: enough to fill batches, few enough that a kill loses little.
-_WINDOW_DOCUMENTS = {"cpu": 64, "cuda": 2_048}
-_BLOCK_BYTES_PER_DOCUMENT = 8 * 2**10
 
 
 @dataclass(slots=True)
@@ -103,7 +98,8 @@ def _prepare(
     run_id = f"{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     report = RunReport(run_id, bundle.checkpoint.source, bundle.identity.fingerprint, started)
     reporter.say(
-        f"model: {bundle.checkpoint.source}, {bundle.identity.dim} components, {bundle.settings.compute_dtype} on {device}, "
+        f"model: {bundle.checkpoint.source}, {bundle.identity.dim} components, {bundle.settings.compute_dtype} on "
+        f"{device}, "
         f"fingerprint {bundle.identity.fingerprint[:12]}; run {run_id}"
     )
     return _Run(settings, database, reporter, report, shards, fields, bundle, pool)
@@ -116,7 +112,7 @@ def _recorded(run: _Run, resources: Resources) -> RunReport:
         _index(run, resources)
         report.status = "published"
     except BaseException as error:
-        cause = _cause(error)
+        cause = root_cause(error)
         report.status, report.error = (
             "failed",
             redact(f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}"),
@@ -133,33 +129,16 @@ def _recorded(run: _Run, resources: Resources) -> RunReport:
     return report
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The error of ours inside what Ray wrapped, if there is one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        inner = getattr(seen, "cause", None)
-        for candidate in (seen, inner):
-            if isinstance(candidate, T1Error):
-                # Ray's wrapper is both its own error and ours; give back a clean one
-                plain = next(c for c in type(candidate).__mro__ if c.__module__ == "pipeline.errors")
-                return candidate if type(candidate) is plain else plain(_first_sentence(candidate))
-        seen = seen.__cause__ or (inner if isinstance(inner, BaseException) else None)
-    return error
-
-
-def _first_sentence(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].partition(": ")[2] or lines[-1] if lines else type(error).__name__
-
-
 def _index(run: _Run, resources: Resources) -> None:
     plan, summary = _scan(run, resources)
     report = run.report
     report.documents_unchanged, report.documents_duplicate = summary.num_unchanged, summary.num_duplicates
-    _check_deletions(run, summary)
+    check_deletions(summary, allowed=run.settings.corpus.max_delete)
     run.reporter.say(
-        f"scan: {summary.num_documents:,} documents, {summary.num_selected:,} to encode ({summary.num_changed:,} changed), "
-        f"{summary.num_unchanged:,} unchanged, {summary.num_duplicates:,} duplicate, {summary.num_deleted:,} to delete, "
+        f"scan: {summary.num_documents:,} documents, {summary.num_selected:,} to encode ({summary.num_changed:,} "
+        "changed), "
+        f"{summary.num_unchanged:,} unchanged, {summary.num_duplicates:,} duplicate, {summary.num_deleted:,} to "
+        "delete, "
         f"{report.documents_quarantined:,} quarantined"
     )
     schema = documents_schema(run.bundle.identity, encoder=run.bundle.settings.model_dump_json())
@@ -211,7 +190,7 @@ def _scan(run: _Run, resources: Resources) -> tuple[Any, PlanSummary]:
         delete_missing=not (corpus.limit or corpus.keep_missing), limit=corpus.limit,
     )  # fmt: skip
     run.report.documents_read = summary.num_documents + run.report.documents_quarantined
-    _check_quarantine(run)
+    check_quarantine(run.report, allowed=run.settings.corpus.max_quarantine, db=run.database.uri)
     return plan, summary
 
 
@@ -220,36 +199,12 @@ def _set_aside(run: _Run, rejected: list[Rejected]) -> None:
     rejected.clear()
 
 
-def _check_quarantine(run: _Run) -> None:
-    report, allowed = run.report, run.settings.corpus.max_quarantine
-    if (
-        report.documents_read > _QUARANTINE_GRACE_ROWS
-        and report.documents_quarantined > allowed * report.documents_read
-    ):
-        raise QuarantineExceeded(
-            f"{report.documents_quarantined:,} of {report.documents_read:,} rows were bad, more than --max-quarantine {allowed:g} allows; "
-            f"`t1 status --db {redact(run.database.uri)}` counts the reasons; mend the corpus or raise the limit"
-        )
-
-
-def _check_deletions(run: _Run, summary: PlanSummary) -> None:
-    allowed = run.settings.corpus.max_delete
-    if summary.num_deleted > allowed * summary.num_known:
-        raise SettingsError(
-            f"{summary.num_deleted:,} of {summary.num_known:,} documents in the table are not in this corpus and would be deleted, more than "
-            f"--max-delete {allowed:g} allows; pass --keep-missing to keep them, or raise --max-delete if that is meant"
-        )
-
-
 def _encode(run: _Run, plan: Any, summary: PlanSummary, committer: Committer, schema: pa.Schema) -> None:
     begin = time.monotonic()
     report = run.report
-    run.reporter.say(
-        f"encoding on {run.pool.min_size}" + (f" to {run.pool.max_size}" if run.pool.max_size > run.pool.min_size else "")
-        + f" {run.pool.device} encoder{'s' if run.pool.max_size > 1 else ''}"
-    )  # fmt: skip
+    run.reporter.say(f"encoding on {run.pool.describe()}")
     run.reporter.start(summary.num_selected)
-    for result in _stream(run, plan, summary, schema):
+    for result in stream(_stage_settings(run), plan, summary.shards_to_read, schema=schema):
         committer.add(WrittenFragments(tuple(result["fragments"]), result["num_rows"], result["size_bytes"]))
         report.documents_encoded += result["num_documents"]
         report.num_chunks += result["num_rows"]
@@ -266,52 +221,13 @@ def _encode(run: _Run, plan: Any, summary: PlanSummary, committer: Committer, sc
         )  # fmt: skip
     committer.flush()
     report.stream_seconds = time.monotonic() - begin
-    _check_quarantine(run)
+    check_quarantine(run.report, allowed=run.settings.corpus.max_quarantine, db=run.database.uri)
 
 
-def _stream(run: _Run, plan: Any, summary: PlanSummary, schema: pa.Schema) -> Iterator[dict[str, Any]]:
-    """The Ray Data pipeline; yields what each batch of fragments says of itself."""
-    pool, settings = run.pool, run.settings.pool
-    window = settings.window_documents or _WINDOW_DOCUMENTS[pool.device]
-    _configure_ray_data(window)
-    task = ray.put(
-        ReadTask(
-            tuple(run.shards), run.fields, run.settings.corpus.max_text_chars, run.bundle.settings, pool.device, window
-        )
+def _stage_settings(run: _Run) -> StreamSettings:
+    pool = run.settings.pool
+    window = pool.window_documents or WINDOW_DOCUMENTS[run.pool.device]
+    read = ReadTask(
+        tuple(run.shards), run.fields, run.settings.corpus.max_text_chars, run.bundle.settings, run.pool.device, window
     )
-    positions = [{"shard": i} for i in summary.shards_to_read]
-    encoded = (
-        ray.data.from_items(positions, override_num_blocks=len(positions))
-        .map_batches(partial(read_and_tokenise, task=task, plan=plan), batch_size=1, num_cpus=READ_CPUS)
-        .map_batches(
-            EncodeStage,
-            fn_constructor_kwargs={
-                "encoder": run.bundle.settings, "device": pool.device, "threads": pool.threads,
-                "batch_tokens": settings.batch_tokens, "run_id": run.report.run_id,
-            },
-            batch_size=window,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size, max_tasks_in_flight_per_actor=2),
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus or None,
-        )
-        .map_batches(
-            partial(write_fragments, uri=run.database.documents_uri, schema=schema),
-            batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=WRITE_CPUS,
-        )
-    )  # fmt: skip
-    for batch in encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for text in batch.column("result").to_pylist():
-            yield json.loads(text)
-
-
-def _configure_ray_data(window: int) -> None:
-    """Ray Data's defaults that do not suit long runs on clusters that come and go."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    # small blocks, so that the first window reaches an encoder long before its shard is read
-    context.target_max_block_size = max(window * _BLOCK_BYTES_PER_DOCUMENT, 256 * 2**10)
-    context.execution_options.preserve_order = False
-    context.actor_init_retry_on_errors = True
-    context.max_errored_blocks = 0
+    return StreamSettings(read, run.pool, pool.batch_tokens, run.report.run_id, run.database.documents_uri)

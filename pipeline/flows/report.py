@@ -83,13 +83,15 @@ class RunReport:
         """The summary for a person."""
         seconds = (self.finished_at - self.started_at).total_seconds()
         lines = [
-            f"{self.documents_read:,} documents read = {self.documents_encoded:,} encoded + {self.documents_unchanged:,} unchanged"
+            f"{self.documents_read:,} documents read = {self.documents_encoded:,} encoded + "
+            f"{self.documents_unchanged:,} unchanged"
             f" + {self.documents_duplicate:,} duplicate + {self.documents_quarantined:,} quarantined"
             + (f"; {self.documents_deleted:,} deleted" if self.documents_deleted else "")
         ]
         if self.num_tokens and self.stream_seconds:
             lines.append(
-                f"{self.num_chunks:,} chunks, {self.num_tokens:,} tokens, {self.num_tokens / self.stream_seconds:,.0f} tokens/s, "
+                f"{self.num_chunks:,} chunks, {self.num_tokens:,} tokens, "
+                f"{self.num_tokens / self.stream_seconds:,.0f} tokens/s, "
                 f"{self.num_slots / self.num_tokens:.2f} slots a token, {seconds:,.1f} s in all"
             )
         else:

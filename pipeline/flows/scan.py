@@ -48,7 +48,7 @@ class PlanSummary:
     shards_to_read: tuple[int, ...]
 
 
-@ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES, num_returns=2)
+@ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES, num_returns=2)  # type: ignore[untyped-decorator]
 def _scan_shard(shard: Shard, fields: FieldMap, max_text_chars: int, limit: int | None) -> tuple[ShardScan, ScanCounts]:
     ids, contents, rejected = bytearray(), bytearray(), []
     num_documents = 0
@@ -64,7 +64,7 @@ def _scan_shard(shard: Shard, fields: FieldMap, max_text_chars: int, limit: int 
     return ShardScan(as_hashes(bytes(ids)), as_hashes(bytes(contents))), ScanCounts(num_documents, tuple(rejected))
 
 
-@ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES, num_returns=2)
+@ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES, num_returns=2)  # type: ignore[untyped-decorator]
 def _decide(
     scans: list[Any], database: Database, fingerprint: str, delete_missing: bool, limit: int | None
 ) -> tuple[Plan, PlanSummary]:
@@ -142,7 +142,7 @@ def decide_remotely(
     return plan, ray.get(summary)
 
 
-@ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES)
+@ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES)  # type: ignore[untyped-decorator]
 def obsolete_rows(plan: Plan) -> Any:
     """The row ids that a plan deletes, uint64."""
     return plan.obsolete

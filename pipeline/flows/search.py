@@ -12,18 +12,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import lance
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corpus.queries import read_queries
 from pipeline.errors import ModelError
 from pipeline.model.bundle import ModelBundle, open_bundle
 from pipeline.model.encoder import Encoder
 from pipeline.model.load import load_encoder
 from pipeline.settings import ModelSettings
-from pipeline.store.database import LIVE, Database
+from pipeline.store.database import LIVE, Database, Table
 from pipeline.store.schema import read_encoder, read_fingerprint
 from pipeline.store.search import Hit, nearest
+
+__all__ = ["Searcher", "read_queries"]
 
 
 class Searcher:
@@ -34,7 +36,7 @@ class Searcher:
         bundle: The model, as the table's own settings name it.
     """
 
-    def __init__(self, dataset: lance.LanceDataset, bundle: ModelBundle, encoder: Encoder) -> None:
+    def __init__(self, dataset: Table, bundle: ModelBundle, encoder: Encoder) -> None:
         self.version = int(dataset.version)
         self.bundle = bundle
         self._dataset = dataset
@@ -71,7 +73,8 @@ class Searcher:
         expected, got = read_fingerprint(dataset.schema), bundle.identity.fingerprint
         if expected != got:
             raise ModelError(
-                f"the vectors in {db} are of fingerprint {expected[:12]}, but {bundle.checkpoint.source} now gives {got[:12]}; "
+                f"the vectors in {db} are of fingerprint {expected[:12]}, but {bundle.checkpoint.source} now gives "
+                f"{got[:12]}; "
                 "its weights, tokenizer or prompts changed: index again, or name the old model with --model"
             )
         if device == "cpu" and settings.compute_dtype == "bfloat16":

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,7 @@ from pipeline.corpus.read import read_shard
 from pipeline.errors import CorpusChanged
 from pipeline.model.bundle import ModelBundle, open_bundle
 from pipeline.model.load import load_encoder
-from pipeline.records import Document, FieldMap, Reason, Rejected, Shard, content_hash
-from pipeline.records import QUARANTINE_TEXT_CHARS as MAX_CHARS
+from pipeline.records import QUARANTINE_TEXT_CHARS, Document, FieldMap, Reason, Rejected, Shard, content_hash
 from pipeline.settings import ModelSettings
 from pipeline.storage import redact
 from pipeline.store.diff import Plan
@@ -124,7 +123,7 @@ class EncodeStage:
         inner = token_lists.flatten()
         bounds = inner.offsets.to_numpy()
         flat = inner.values.to_numpy()
-        bodies = [flat[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        bodies = [flat[a:b] for a, b in pairwise(bounds)]
         encoded = self.encoder.encode(bodies, role="document")
 
         owner = np.repeat(np.arange(block.num_rows), counts)
@@ -186,5 +185,5 @@ def _rejected(row: dict[str, Any]) -> dict[str, Any]:
     reason = Reason(row["reject_reason"])
     return {
         "shard": row["shard"], "offset": row["offset"], "id": row["id"], "reason": str(reason),
-        "detail": details.get(reason, ""), "text": row["text"][:MAX_CHARS],
+        "detail": details.get(reason, ""), "text": row["text"][:QUARANTINE_TEXT_CHARS],
     }  # fmt: skip

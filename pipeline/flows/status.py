@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import TableError
 from pipeline.storage import redact
-from pipeline.store.database import LIVE, Database
+from pipeline.store.database import LIVE, Database, Table
 from pipeline.store.schema import read_fingerprint
 
 _NUM_RUNS = 5
@@ -45,7 +45,7 @@ def status(db: str) -> dict[str, Any]:
     }
 
 
-def _describe(dataset: Any) -> dict[str, Any]:
+def _describe(dataset: Table) -> dict[str, Any]:
     vector = dataset.schema.field("vector").type
     return {
         "version": int(dataset.version),

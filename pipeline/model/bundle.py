@@ -91,13 +91,15 @@ def open_bundle(settings: ModelSettings, *, device: str) -> ModelBundle:
         settings = settings.model_copy(update={"model": repo, "revision": commit})
     if settings.dim is not None and settings.dim > checkpoint.hidden_size:
         raise SettingsError(
-            f"--dim {settings.dim} is more than the model's {checkpoint.hidden_size} components; leave it out or choose fewer"
+            f"--dim {settings.dim} is more than the model's {checkpoint.hidden_size} components; leave it out or "
+            "choose fewer"
         )
     prompts, frames = _frames(settings, checkpoint)
     bundle = ModelBundle(settings, checkpoint, frames, prompts, _identity(settings, checkpoint, prompts))
     if bundle.max_body_tokens < 32:
         raise SettingsError(
-            f"the instruction leaves {bundle.max_body_tokens} of {checkpoint.max_positions} tokens for the text; shorten it"
+            f"the instruction leaves {bundle.max_body_tokens} of {checkpoint.max_positions} tokens for the text; "
+            "shorten it"
         )
     if bundle.chunk_tokens != settings.chunk_tokens:
         identity = replace(bundle.identity, chunking=(bundle.chunk_tokens, *bundle.identity.chunking[1:]))

@@ -122,7 +122,8 @@ def _locate(model: str, revision: str | None) -> tuple[str, Path]:
         folder = Path(local_path(model))
         if not folder.is_dir():
             raise ModelError(
-                f"no model folder at {folder}; --model takes default, minilm, a folder, an object-store URI or hf://ORG/NAME"
+                f"no model folder at {folder}; --model takes default, minilm, a folder, an object-store URI or "
+                "hf://ORG/NAME"
             )
         return str(folder), folder
     return model, _from_store(model)
@@ -141,7 +142,8 @@ def _from_hub(model: str, revision: str | None) -> tuple[str, Path]:
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
-            f"cannot fetch {repo} at {wanted} from the hub: {redact(str(error).splitlines()[0])}; check the name, the network and HF_TOKEN, or give --model a folder"
+            f"cannot fetch {repo} at {wanted} from the hub: {redact(str(error).splitlines()[0])}; check the name, "
+            "the network and HF_TOKEN, or give --model a folder"
         ) from error
     return f"hf://{repo}@{commit}", Path(folder)
 
@@ -191,7 +193,8 @@ def _check_safe(folder: Path, config: dict[str, Any], source: str, *, allow_remo
     if not any(folder.glob("*.safetensors")):
         found = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "no weight file"
         raise ModelError(
-            f"{source} has {found}, but only safetensors are loaded (a pickle can run code); convert it with save_pretrained"
+            f"{source} has {found}, but only safetensors are loaded (a pickle can run code); convert it with "
+            "save_pretrained"
         )
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(
@@ -217,6 +220,7 @@ def _kind(config: dict[str, Any], folder: Path, source: str) -> Kind:
         return "encoder"
     if "hidden_size" not in config:
         raise ModelError(
-            f"{source} is a {config.get('model_type', 'model without a type')} whose config names no hidden_size; expected a decoder of transformers"
+            f"{source} is a {config.get('model_type', 'model without a type')} whose config names no hidden_size; "
+            "expected a decoder of transformers"
         )
     return "decoder"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ModelError
 from pipeline.model import flops
+from pipeline.model.batch import packed_batches, padded_batches
 from pipeline.model.bundle import Frame, ModelBundle, Role
 from pipeline.model.encoder import Encoder, TokenIds, Vectors
 from pipeline.model.last_layer import wanted_rows, wrap_last_layer
@@ -26,7 +27,6 @@ from pipeline.model.loading import load_backbone, load_head
 from pipeline.model.packed import ATTENTION, Packing, PrefixState, lay_out, packing
 from pipeline.model.pooling import Head, is_out_of_memory
 from pipeline.prompts import EMB_START
-from pipeline.model.batch import packed_batches, padded_batches
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class DecoderEncoder(Encoder):
         self._choose_path()
 
     def frame_tokens(self, role: Role) -> int:
+        """Tokens around a body."""
         return self.frames[role].num_tokens
 
     def _groups(self, lengths: Sequence[int]) -> list[list[int]]:

@@ -24,6 +24,7 @@ class HashingEncoder(Encoder):
         self.batch_tokens = 1 << 20
 
     def frame_tokens(self, role: Role) -> int:
+        """None: a hash needs no frame."""
         return 0
 
     def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
@@ -44,4 +45,5 @@ class HashingEncoder(Encoder):
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         # a text whose counts cancel out gets a fixed direction, so that every vector has unit length
         vectors[norms[:, 0] == 0, 0] = 1.0
-        return vectors / np.where(norms == 0, 1.0, norms), len(ids), 0
+        unit: Vectors = vectors / np.where(norms == 0, np.float32(1), norms)
+        return unit, len(ids), 0

@@ -93,7 +93,7 @@ def _starts(lengths: Tensor) -> Tensor:
 def attend(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """transformers' attention signature: query [1, heads, tokens, head_dim], key and value [1, kv_heads, ...].
+    """Attention as transformers calls it: query [1, heads, tokens, head_dim], key and value [1, kv_heads, ...].
 
     Returns:
         [1, tokens, heads, head_dim], and None for the weights.
@@ -178,7 +178,8 @@ def _attend_cuda(
 
 def _with_prefix(layout: Packing, own: Tensor, shared: Tensor) -> Tensor:
     """Keys or values [tokens, kv_heads, head_dim] with the prefix's before each sequence's own."""
-    assert layout.own_slots is not None and layout.prefix_slots is not None
+    assert layout.own_slots is not None
+    assert layout.prefix_slots is not None
     prefix = shared[0].transpose(0, 1)
     full = own.new_empty((own.shape[0] + layout.prefix_slots.shape[0], *own.shape[1:]))
     full[layout.own_slots] = own
@@ -199,16 +200,11 @@ def _varlen(
         rows = [rows[0], *(r.repeat_interleave(groups, dim=1) for r in rows[1:])]
     if scale is not None and "scale" in accepted:
         options["scale"] = scale
-    result: Tensor = varlen_attn(
-        rows[0].contiguous(),
-        rows[1].contiguous(),
-        rows[2].contiguous(),
-        layout.bounds,
-        layout.key_bounds,
-        *longest,
-        **options,
-    )
-    return result
+    assert layout.bounds is not None
+    assert layout.key_bounds is not None
+    query, key, value = (row.contiguous() for row in rows)
+    result = varlen_attn(query, key, value, layout.bounds, layout.key_bounds, *longest, **options)
+    return result if isinstance(result, Tensor) else result[0]
 
 
 AttentionInterface.register(ATTENTION, attend)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
+from pipeline.model.batch import padded_batches
 from pipeline.model.bundle import ModelBundle, Role
 from pipeline.model.encoder import Encoder, TokenIds, Vectors
 from pipeline.model.loading import load_backbone, load_head
 from pipeline.model.pooling import Head, is_out_of_memory
-from pipeline.model.batch import padded_batches
 
 
 class MeanPoolingEncoder(Encoder):
@@ -31,6 +31,7 @@ class MeanPoolingEncoder(Encoder):
         self._weights = sum(m.weight.numel() for m in linear)
 
     def frame_tokens(self, role: Role) -> int:
+        """Tokens around a body."""
         return self.frame.num_tokens
 
     def _groups(self, lengths: Sequence[int]) -> list[list[int]]:

@@ -9,7 +9,7 @@ from pipeline.model.bundle import Role
 
 
 class Head:
-    """What is applied to a pooled state, in float32: minus the role's mean, times the projection, first `dim`, unit length.
+    """A pooled state to a vector in float32: minus the role's mean, times the projection, first `dim`, unit length.
 
     Args:
         tensors: "document_mean", "query_mean" [hidden] and "projection" [hidden, out]; each may be absent.

@@ -31,7 +31,7 @@ class TextTokenizer:
         self._bodies.no_padding()
         self.size_before = self._bodies.get_vocab_size(with_added_tokens=True)
         self._bodies.add_special_tokens([AddedToken(EMB_TOKEN, special=True, normalized=False)])
-        self.emb_token_id: int = self._bodies.token_to_id(EMB_TOKEN)
+        self.emb_token_id = int(self._bodies.token_to_id(EMB_TOKEN) or 0)
         self.emb_token_added = self.emb_token_id >= self.size_before
         self._frames = Tokenizer.from_str(self._bodies.to_str())
         self._bodies.encode_special_tokens = True

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.storage import lance_options
 from pipeline.store.database import Database
 from pipeline.store.fragments import WrittenFragments, parse_fragments
 from pipeline.store.schema import read_fingerprint
-from pipeline.storage import lance_options
 
 # Row ids named in one delete; a predicate of this many is parsed in well under a second.
 _DELETE_BATCH = 5_000
@@ -106,7 +106,7 @@ class Committer:
         for begin in range(0, len(row_ids), _DELETE_BATCH):
             names = ",".join(map(str, row_ids[begin : begin + _DELETE_BATCH].tolist()))
             self._dataset.delete(f"_rowid IN ({names})")
-        return before - int(self._dataset.count_rows())
+        return int(before - self._dataset.count_rows())
 
     def _commit(self, operation: lance.LanceOperation.BaseOperation, *, read_version: int) -> lance.LanceDataset:
         properties = {"t1.run_id": self.run_id, "t1.commit": str(self.num_commits)}

@@ -14,6 +14,8 @@ from pipeline.errors import StorageError, TableError
 from pipeline.storage import is_local, join, lance_options, normalise, open_filesystem, redact
 
 LIVE = "live"
+# A table at one version.
+Table = lance.LanceDataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,8 @@ class Database:
             # every file system raises errors of its own here; whichever it is, the run must not start
             reason = redact(str(error)) or type(error).__name__
             raise StorageError(
-                f"cannot write to {redact(self.uri)}: {reason}; check the path, the bucket and the credentials in the environment"
+                f"cannot write to {redact(self.uri)}: {reason}; check the path, the bucket and the credentials in "
+                "the environment"
             ) from error
 
     def append(self, table: str, rows: pa.Table) -> None:

@@ -124,7 +124,7 @@ def decide(scans: Sequence[ShardScan], known: KnownRows, *, delete_missing: bool
     select = first & ~present[corpus_id]
     keep = fits | (~in_corpus[table_id] & (not delete_missing))
     keep &= _first_rows(table_id, known)
-    bounds = np.cumsum([len(s.ids) for s in scans])[:-1] if scans else []
+    bounds = np.cumsum([len(s.ids) for s in scans])[:-1]
     return Plan(
         selected=list(np.split(select, bounds)) if scans else [],
         duplicates=list(np.split(~first, bounds)) if scans else [],

@@ -6,6 +6,7 @@ Every vector is compared; there is no index to be wrong. Knows vectors, not quer
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import lance
 import numpy as np
@@ -66,10 +67,10 @@ def nearest(
 
 def _query(
     dataset: lance.LanceDataset, vector: NDArray[np.float32], *, limit: int, where: str | None
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     search = {"column": "vector", "q": vector, "k": limit, "metric": "cosine", "use_index": False}
     try:
-        rows: list[dict[str, object]] = dataset.to_table(
+        rows: list[dict[str, Any]] = dataset.to_table(
             columns=[*_COLUMNS, "_distance"], nearest=search, filter=to_lance(where) if where else None, prefilter=True
         ).to_pylist()
     except (ValueError, OSError) as error:
@@ -77,18 +78,24 @@ def _query(
             raise
         reason = str(error).split(", /")[0].splitlines()[0]
         raise TableError(
-            f"the filter {where!r} cannot be used: {reason}; write SQL over id, title, text, shard, num_tokens and metadata.NAME"
+            f"the filter {where!r} cannot be used: {reason}; write SQL over id, title, text, shard, num_tokens and "
+            "metadata.NAME"
         ) from error
     return rows
 
 
-def _best_chunks(rows: list[dict[str, object]]) -> list[Hit]:
-    seen: set[object] = set()
+def _rank(row: dict[str, Any]) -> tuple[float, str, int]:
+    """Nearest first; ties by id and chunk, so that the same question always gets the same answer."""
+    return row["_distance"], row["id"], row["chunk"]
+
+
+def _best_chunks(rows: list[dict[str, Any]]) -> list[Hit]:
+    seen: set[str] = set()
     hits = []
-    for row in sorted(rows, key=lambda r: (r["_distance"], r["id"], r["chunk"])):  # type: ignore[arg-type, return-value]
+    for row in sorted(rows, key=_rank):
         if row["id"] not in seen:
             seen.add(row["id"])
             fields = {name: row[name] for name in _COLUMNS}
             fields["metadata"] = fields["metadata"] or "{}"
-            hits.append(Hit(**fields, score=1.0 - float(row["_distance"])))  # type: ignore[arg-type]
+            hits.append(Hit(**fields, score=1.0 - float(row["_distance"])))
     return hits

@@ -1,0 +1,98 @@
+"""The Ray Data pipeline of an index run: shards in, accounts of written fragments out.
+
+Bounded everywhere: blocks are small, an encoder has at most two windows waiting, and Ray Data holds back the readers
+when the encoders are slower.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from pipeline.flows.cluster import READ_CPUS, WRITE_CPUS, Pool
+from pipeline.flows.stages import EncodeStage, ReadTask, read_and_tokenise, write_fragments
+
+# Documents sorted and encoded together: enough to fill batches, few enough that a kill loses little.
+WINDOW_DOCUMENTS = {"cpu": 64, "cuda": 2_048}
+_BLOCK_BYTES_PER_DOCUMENT = 8 * 2**10
+_MIN_BLOCK_BYTES = 256 * 2**10
+_WINDOWS_IN_FLIGHT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """What the stages of a run need.
+
+    Attributes:
+        read: For the read tasks.
+        pool: The encoders.
+        batch_tokens: Tokens of one forward pass; chosen by device when None.
+        run_id: Written into every row.
+        uri: The documents table.
+    """
+
+    read: ReadTask
+    pool: Pool
+    batch_tokens: int | None
+    run_id: str
+    uri: str
+
+
+def stream(
+    settings: StreamSettings, plan: Any, shards: Sequence[int], *, schema: pa.Schema
+) -> Iterator[dict[str, Any]]:
+    """Reads, encodes and writes; yields what each batch of fragments says of itself, as it is written.
+
+    Args:
+        settings: Of the stages.
+        plan: Reference to a `Plan`.
+        shards: Positions of the shards to read.
+        schema: Of the documents table.
+    """
+    pool, window = settings.pool, settings.read.window_documents
+    _configure(window)
+    encoder = {
+        "encoder": settings.read.encoder,
+        "device": pool.device,
+        "threads": pool.threads,
+        "batch_tokens": settings.batch_tokens,
+        "run_id": settings.run_id,
+    }
+    strategy = ray.data.ActorPoolStrategy(
+        min_size=pool.min_size, max_size=pool.max_size, max_tasks_in_flight_per_actor=_WINDOWS_IN_FLIGHT
+    )
+    read = partial(read_and_tokenise, task=ray.put(settings.read), plan=plan)
+    write = partial(write_fragments, uri=settings.uri, schema=schema)
+    written = (
+        ray.data.from_items([{"shard": i} for i in shards], override_num_blocks=len(shards))
+        .map_batches(read, batch_size=1, num_cpus=READ_CPUS)
+        .map_batches(
+            EncodeStage, fn_constructor_kwargs=encoder, batch_size=window, batch_format="pyarrow",
+            compute=strategy, num_cpus=pool.cpus, num_gpus=pool.gpus or None,
+        )
+        .map_batches(write, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=WRITE_CPUS)
+    )  # fmt: skip
+    for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for text in batch.column("result").to_pylist():
+            yield json.loads(text)
+
+
+def _configure(window: int) -> None:
+    """Ray Data's defaults that do not suit long runs on clusters that come and go."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # small blocks, so that the first window reaches an encoder long before its shard is read
+    context.target_max_block_size = max(window * _BLOCK_BYTES_PER_DOCUMENT, _MIN_BLOCK_BYTES)
+    context.execution_options.preserve_order = False
+    context.actor_init_retry_on_errors = True
+    context.max_errored_blocks = 0
+    # Ray Data's own account of its stages goes to its log file; what the run says is ours to say
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -80,8 +80,6 @@ def connected(address: str | None) -> Iterator[Resources]:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": True}
     if address is None:
         options |= {"num_cpus": os.cpu_count(), "include_dashboard": False}
-        # of a Ray that lives and dies with this command, only what ends it is worth a person's attention
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray starts its processes by fork and, at once, exec: nothing of Lance runs in between
     warnings.filterwarnings("ignore", message="lance is not fork-safe")

@@ -45,5 +45,5 @@ class HashingEncoder(Encoder):
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         # a text whose counts cancel out gets a fixed direction, so that every vector has unit length
         vectors[norms[:, 0] == 0, 0] = 1.0
-        unit: Vectors = vectors / np.where(norms == 0, np.float32(1), norms)
-        return unit, len(ids), 0
+        unit = vectors / np.where(norms == 0, np.float32(1), norms)
+        return unit.astype(np.float32), len(ids), 0

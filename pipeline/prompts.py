@@ -16,7 +16,7 @@ EMB_TOKEN = "<emb_token>"
 
 # Characters that no template changes and no text contains (private use area), to find where the body goes.
 # Where `<emb_token>` starts in a checkpoint that was not trained with it: the mean embedding of these tokens.
-EMB_START = "<|im_start|>"
+EMB_START = ":"
 
 _BODY = "\ue000\ue001\ue000"
 

@@ -18,8 +18,9 @@ from pipeline.records import Format
 
 DEFAULT_DOCUMENT_INSTRUCTION = "Read the passage and state what it is about."
 DEFAULT_QUERY_INSTRUCTION = "Read the question and state what a passage that answers it is about."
-DEFAULT_DOCUMENT_OPENING = "The passage is about:"
-DEFAULT_QUERY_OPENING = "The passage is about:"
+# With `<emb_token>` starting as ":", the state is the one that would begin a list of keywords.
+DEFAULT_DOCUMENT_OPENING = "Keywords"
+DEFAULT_QUERY_OPENING = "Keywords"
 
 
 class _Section(BaseModel):

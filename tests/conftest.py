@@ -27,8 +27,12 @@ def pytest_configure(config: pytest.Config) -> None:
     private = config.cache.mkdir("t1")
     # A token of the tests' own, so that Ray neither reads nor makes one in the home folder.
     token = private / "ray_auth_token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
+    # Kept between runs: a second run beside this one must not change the token that this one's Ray was started with.
+    if not token.is_file():
+        fresh = token.with_name(f"{token.name}.{os.getpid()}")
+        fresh.touch(mode=0o600)
+        fresh.write_text(secrets.token_hex(32))
+        fresh.rename(token)
     os.environ.update(
         # Kept between runs: converting the default model costs half a minute, loading what was converted three seconds.
         T1_CACHE=os.environ.get("T1_CACHE") or str(private / "cache"),

@@ -8,8 +8,9 @@ Called by `read`.
 from __future__ import annotations
 
 import csv
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
+from itertools import count
 from typing import NamedTuple
 
 from pipeline.corpus.rows import Row, rejected
@@ -66,6 +67,7 @@ class _Lines:
         self._returned: deque[bytes] = deque()
         self.record: list[bytes] = []
         self.problem: _Problem | None = None
+        self._problem_line = 0
         self.damage = ""
 
     def __iter__(self) -> _Lines:
@@ -75,12 +77,16 @@ class _Lines:
         line = self._returned.popleft() if self._returned else self._pull()
         self.record.append(line)
         if is_cut(line, self._max_line_bytes):
-            self.problem = _Problem(Reason.TOO_LONG, f"the line is longer than {self._max_line_bytes:,} bytes")
+            self._note(Reason.TOO_LONG, f"the line is longer than {self._max_line_bytes:,} bytes")
         try:
             return line.decode("utf-8")
         except UnicodeDecodeError as error:
-            self.problem = self.problem or _Problem(Reason.NOT_UTF8, f"not UTF-8 ({error.reason})")
+            self._note(Reason.NOT_UTF8, f"not UTF-8 ({error.reason})")
             return line.decode("utf-8", "replace")
+
+    def _note(self, reason: Reason, detail: str) -> None:
+        if self.problem is None:
+            self.problem, self._problem_line = _Problem(reason, detail), len(self.record) - 1
 
     def _pull(self) -> bytes:
         try:
@@ -91,10 +97,12 @@ class _Lines:
             raise StopIteration from None
 
     def begin_record(self) -> None:
-        self.record, self.problem = [], None
+        self.record, self.problem, self._problem_line = [], None, 0
 
     def give_back(self) -> None:
-        """Keep the first line of the current record; the others are read again."""
+        """Keep the first line of the current record and its problem; the others are read again."""
+        if self._problem_line:
+            self.problem, self._problem_line = None, 0
         self._returned.extendleft(reversed(self.record[1:]))
         del self.record[1:]
 
@@ -124,12 +132,15 @@ def _read_header(record: list[str] | _Problem, uri: str) -> list[str]:
     if isinstance(record, _Problem):
         raise CorpusError(f"the header of {uri} cannot be read: {record.detail}; the first row must name the columns")
     names = [name.strip() for name in record]
-    # The first of two columns of one name keeps it.
-    seen: Counter[str] = Counter()
+    # The first of two columns of one name keeps it; the other gets a number that no third column has.
+    taken = set(names)
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: count(2))
+    seen: set[str] = set()
     for index, name in enumerate(names):
-        seen[name] += 1
-        if seen[name] > 1:
-            names[index] = f"{name}_{seen[name]}"
+        if name in seen:
+            names[index] = next(new for number in numbers[name] if (new := f"{name}_{number}") not in taken)
+            taken.add(names[index])
+        seen.add(name)
     return names
 
 

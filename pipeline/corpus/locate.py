@@ -165,7 +165,7 @@ def _corpus_file(uri: str, info: Info, *, base: str, format: Format | None) -> C
     size_bytes = int(info.get("size") or 0)
     return CorpusFile(
         uri=uri,
-        base=base,
+        base=base or "/",  # a file in the root folder; "" would mean the working directory
         format=format or (known[0] if known else Format.TEXT),
         compression=split_name(uri)[1],
         size_bytes=size_bytes,

@@ -46,14 +46,15 @@ def read_parquet(shard: Shard, *, columns: Sequence[str] | None = None) -> Itera
                     yield row_number, row
                     row_number += 1
         except (pa.ArrowException, OSError) as error:
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise
             detail = f"the Parquet data is damaged ({' '.join(str(error).split())[:300]})"
             yield rejected(shard.uri, offset=row_number, reason=Reason.UNREADABLE, detail=detail)
 
 
-def _is_damage(error: Exception) -> bool:
-    """Arrow raises bare OSErrors for bytes that do not decode; stores raise subclasses of it, or give an errno."""
+def is_damage(error: Exception) -> bool:
+    """True for what Arrow raises at bytes that do not decode, false for what a store raises."""
+    # Arrow raises bare OSErrors too; stores raise subclasses of it, or give an errno.
     return isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None)
 
 
@@ -114,4 +115,16 @@ def _cell(scalar: Any) -> Any:
     try:
         return scalar.as_py()
     except (ValueError, OverflowError, pa.ArrowException):
-        return str(scalar)
+        return _part_by_part(scalar)
+
+
+def _part_by_part(scalar: Any) -> Any:
+    """What Python cannot hold: lists and structs with the rest of them intact, times as the number that is stored."""
+    if isinstance(scalar, pa.StructScalar):
+        return {field.name: _cell(scalar[index]) for index, field in enumerate(scalar.type)}
+    if isinstance(scalar, (pa.ListScalar, pa.FixedSizeListScalar)):
+        return _cells(scalar.values)
+    if isinstance(scalar, (pa.StringScalar, pa.StringViewScalar)):
+        return _decode(scalar.as_buffer().to_pybytes())
+    inner = getattr(scalar, "value", None)
+    return _cell(inner) if isinstance(inner, pa.Scalar) else inner

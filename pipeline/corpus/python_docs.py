@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 import sysconfig
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -91,7 +92,7 @@ def write_jsonl(rows: Iterable[Mapping[str, Any]], path: str | Path) -> int:
 
 
 def _find_modules(root: Path, packages: Sequence[str] | None) -> list[tuple[str, Path]]:
-    modules = {_module_name(path.relative_to(root)): path for path in root.rglob("*.py") if _is_public(path, root)}
+    modules = {_module_name(path.relative_to(root)): path for path in _public_files(root)}
     if packages is None:
         return sorted(modules.items())
     chosen: dict[str, Path] = {}
@@ -105,14 +106,15 @@ def _find_modules(root: Path, packages: Sequence[str] | None) -> list[tuple[str,
     return sorted(chosen.items())
 
 
-def _is_public(path: Path, root: Path) -> bool:
-    parts = path.relative_to(root).with_suffix("").parts
-    folders = parts[:-1]
-    return (
-        _SKIPPED_FOLDERS.isdisjoint(folders)
-        and all(part.isidentifier() and not part.startswith("_") for part in folders)
-        and (parts[-1] == "__init__" or not parts[-1].startswith("_"))
-    )
+def _public_files(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        # Pruned here: site-packages may hold a hundred times as many files as the library.
+        folders[:] = sorted(name for name in folders if name not in _SKIPPED_FOLDERS and _is_public(name))
+        yield from (Path(folder, name) for name in sorted(files) if name.endswith(".py") and _is_public(name))
+
+
+def _is_public(name: str) -> bool:
+    return name == "__init__.py" or (name.removesuffix(".py").isidentifier() and not name.startswith("_"))
 
 
 def _module_name(relative: Path) -> str:

@@ -41,7 +41,10 @@ def read_queries(source: str | TextIO) -> list[Query]:
     """
     if not isinstance(source, str):
         name = str(getattr(source, "name", "") or "the stream")
-        queries = _from_lines(source, name)
+        try:
+            queries = _from_lines(source, name)
+        except UnicodeDecodeError as error:
+            raise CorpusError(f"{name} cannot be read ({error}); expected UTF-8 text, one query a line") from error
     else:
         uri = _find_file(normalise(source))
         queries = _from_parquet(uri) if format_of(uri) == (Format.PARQUET, "") else _from_file(uri)
@@ -79,8 +82,8 @@ def _find_file(uri: str) -> str:
 def _from_file(uri: str) -> list[Query]:
     extension, compression = split_name(uri)
     try:
-        with open_stream(uri, compression=compression) as stream:
-            return _from_lines(io.TextIOWrapper(stream, "utf-8-sig"), redact(uri), extension=extension)
+        with open_stream(uri, compression=compression) as stream, io.TextIOWrapper(stream, "utf-8-sig") as lines:
+            return _from_lines(lines, redact(uri), extension=extension)
     except (DamagedStream, UnicodeDecodeError) as error:
         raise CorpusError(f"{redact(uri)} cannot be read ({error}); expected UTF-8 text, one query a line") from error
 
@@ -92,7 +95,9 @@ def _from_lines(lines: Iterable[str], name: str, *, extension: str = "") -> list
         extension not in ("txt", "md") and bool(numbered) and numbered[0][1].lstrip("\ufeff").startswith("{")
     )
     if not is_json:
-        return [Query(str(number), line.lstrip("\ufeff")) for number, (_, line) in enumerate(numbered, 1)]
+        return [
+            _query(place, number, {"text": line.lstrip("\ufeff")}) for number, (place, line) in enumerate(numbered, 1)
+        ]
     return _from_rows(_parse_lines(numbered))
 
 
@@ -100,7 +105,7 @@ def _parse_lines(numbered: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Map
     for place, line in numbered:
         try:
             row = json.loads(line.lstrip("\ufeff"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorpusError(f"{place}: not JSON ({error}); expected one object a line") from error
         if not isinstance(row, dict):
             raise CorpusError(f"{place}: a JSON {type(row).__name__}; expected an object with one of {_TEXT_NAMES}")
@@ -121,18 +126,21 @@ def _from_rows(rows: _Rows) -> list[Query]:
 
 
 def _query(place: str, number: int, row: Mapping[str, Any]) -> Query:
-    text = next((row[name] for name in _TEXT_NAMES if isinstance(row.get(name), str)), "").strip()
+    texts = (row[name].strip() for name in _TEXT_NAMES if isinstance(row.get(name), str))
+    text = next(filter(None, texts), "")
     if not text:
         columns = ", ".join(map(str, row)) or "none"
         raise CorpusError(f"{place}: no text; expected one of {', '.join(_TEXT_NAMES)}, found the columns {columns}")
     if not _is_utf8(text):
-        raise CorpusError(f"{place}: the text holds lone surrogates, which UTF-8 cannot store")
+        raise CorpusError(f"{place}: the text is not UTF-8: it holds bytes or lone surrogates that UTF-8 cannot store")
     id = next((row[name] for name in ID_NAMES if row.get(name) not in (None, "")), number)
     if not isinstance(id, (str, int)) or isinstance(id, bool) or not _is_utf8(str(id)):
         raise CorpusError(f"{place}: the id {id!r} is a {type(id).__name__}; expected a string or an integer")
     excluded = row.get("excluded_ids") or ()
-    if not isinstance(excluded, (list, tuple)) or not all(isinstance(item, str) for item in excluded):
-        raise CorpusError(f"{place}: excluded_ids is {excluded!r}; expected a list of strings")
+    if not isinstance(excluded, (list, tuple)) or not all(
+        isinstance(item, str) and _is_utf8(item) for item in excluded
+    ):
+        raise CorpusError(f"{place}: excluded_ids is {excluded!r}; expected a list of strings, each valid Unicode")
     return Query(str(id), text, tuple(item for item in excluded if item != _NONE_EXCLUDED))
 
 

@@ -47,7 +47,8 @@ class DocumentBuilder:
         """
         self._text, self._id, self._title, self._metadata = fields.text, fields.id, fields.title, fields.metadata
         self._named = frozenset(name for name in (fields.text, fields.id, fields.title) if name is not None)
-        self._shard = shard
+        # Bytes of a local name that are no UTF-8 come as surrogates, which no table stores.
+        self._shard = storable(shard)
         self._max_chars = max_text_chars
 
     def build(self, offset: int, row: Row) -> Document | Rejected:
@@ -175,7 +176,12 @@ def rejected(shard: str, *, offset: int, reason: Reason, detail: str, raw: str |
         # Four bytes a character at most.
         raw = raw[: 4 * QUARANTINE_TEXT_CHARS].decode("utf-8", "replace")
     return Rejected(
-        shard, offset, reason, _storable(detail), _storable(id[:_MAX_ID_CHARS]), _storable(raw[:QUARANTINE_TEXT_CHARS])
+        storable(shard),
+        offset,
+        reason,
+        storable(detail),
+        storable(id[:_MAX_ID_CHARS]),
+        storable(raw[:QUARANTINE_TEXT_CHARS]),
     )
 
 
@@ -204,12 +210,15 @@ def _is_storable(text: str) -> bool:
     return True
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
+    """The same text, with a question mark for each surrogate, which UTF-8 cannot hold."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _readable_id(row: Row, column: str | None) -> str:
     value = row.get(column) if column is not None else None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
     return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
 
 

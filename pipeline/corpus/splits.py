@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.corpus.parquet import is_damage
 from pipeline.corpus.streams import open_stream
 from pipeline.records import Format, Shard
 
@@ -80,7 +81,9 @@ def _row_group_sizes(uri: str) -> list[int]:
     with open_stream(uri) as stream:
         try:
             metadata = pq.ParquetFile(stream).metadata
-        except pa.ArrowInvalid:
+        except (pa.ArrowException, OSError) as error:
+            if not is_damage(error):
+                raise
             return []
         groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
         return [sum(group.column(i).total_compressed_size for i in range(group.num_columns)) for group in groups]

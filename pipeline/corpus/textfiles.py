@@ -13,7 +13,7 @@ from itertools import islice
 from fsspec import AbstractFileSystem
 
 from pipeline.corpus.formats import split_name
-from pipeline.corpus.rows import rejected
+from pipeline.corpus.rows import rejected, storable
 from pipeline.corpus.streams import storage_errors
 from pipeline.records import Document, Reason, Rejected, Shard
 from pipeline.storage import join, open_filesystem
@@ -79,7 +79,9 @@ def _read_text(uri: str, name: str, content: bytes, *, max_text_chars: int) -> D
         return _reject(uri, name, content, Reason.EMPTY_TEXT, "the file is blank")
     if len(text) > max_text_chars:
         return _reject(uri, name, content, Reason.TOO_LONG, f"longer than {max_text_chars:,} characters")
-    return Document(name, title, text, "{}", uri, 0)
+    if storable(name) != name:
+        return _reject(uri, name, content, Reason.NOT_UTF8, "the file's name is not UTF-8, and it would be the id")
+    return Document(name, title, text, "{}", storable(uri), 0)
 
 
 def _reject(uri: str, name: str, content: bytes, reason: Reason, detail: str) -> Rejected:

@@ -7,6 +7,7 @@ loads one. The table is the truth: running the same command again encodes only w
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from dataclasses import dataclass
@@ -200,12 +201,14 @@ def _set_aside(run: _Run, rejected: list[Rejected]) -> None:
 
 
 def _encode(run: _Run, plan: Any, summary: PlanSummary, committer: Committer, schema: pa.Schema) -> None:
-    begin = time.monotonic()
+    begin, begin_at = time.monotonic(), time.time()
     report = run.report
+    ready_at = math.inf
     run.reporter.say(f"encoding on {run.pool.describe()}")
     run.reporter.start(summary.num_selected)
     for result in stream(_stage_settings(run), plan, summary.shards_to_read, schema=schema):
         committer.add(WrittenFragments(tuple(result["fragments"]), result["num_rows"], result["size_bytes"]))
+        ready_at = min(ready_at, result["ready_at"] or math.inf)
         report.documents_encoded += result["num_documents"]
         report.num_chunks += result["num_rows"]
         report.num_tokens += result["tokens"]
@@ -221,6 +224,7 @@ def _encode(run: _Run, plan: Any, summary: PlanSummary, committer: Committer, sc
         )  # fmt: skip
     committer.flush()
     report.stream_seconds = time.monotonic() - begin
+    report.startup_seconds = max(0.0, ready_at - begin_at) if math.isfinite(ready_at) else 0.0
     check_quarantine(run.report, allowed=run.settings.corpus.max_quarantine, db=run.database.uri)
 
 

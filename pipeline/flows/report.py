@@ -30,6 +30,7 @@ class RunReport:
         flops: Useful floating-point operations.
         encode_seconds: Busy seconds of all encoders together.
         stream_seconds: Wall time from the first read task to the last commit.
+        startup_seconds: Of these, until the first encoder had its model in memory.
     """
 
     run_id: str
@@ -50,6 +51,7 @@ class RunReport:
     flops: int = 0
     encode_seconds: float = 0.0
     stream_seconds: float = 0.0
+    startup_seconds: float = 0.0
     finished_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     error: str = ""
 
@@ -66,7 +68,7 @@ class RunReport:
         seconds = (self.finished_at - self.started_at).total_seconds()
         values["started_at"] = self.started_at.isoformat(timespec="seconds")
         values["finished_at"] = self.finished_at.isoformat(timespec="seconds")
-        for name in ("encode_seconds", "stream_seconds"):
+        for name in ("encode_seconds", "stream_seconds", "startup_seconds"):
             values[name] = round(values[name], 3)
         return values | {"seconds": round(seconds, 3)}
 

@@ -7,6 +7,7 @@ chunks, so that a document is encoded and written whole or not at all.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -113,6 +114,7 @@ class EncodeStage:
         bundle = open_bundle(encoder, device=device)
         self.encoder = load_encoder(bundle, device=device, threads=threads, batch_tokens=batch_tokens)
         self.run_id = run_id
+        self.ready_at = time.time()
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """One window of documents, encoded together."""
@@ -139,6 +141,7 @@ class EncodeStage:
             "slots": encoded.num_slots,
             "flops": encoded.flops,
             "seconds": encoded.seconds,
+            "ready_at": self.ready_at,
         }
         columns = {
             "chunk": pa.array(number, pa.int32()),
@@ -160,10 +163,8 @@ def write_fragments(block: pa.Table, *, uri: str, schema: pa.Schema) -> pa.Table
     reasons = block.column("reject_reason").to_pylist()
     good = block.filter(pa.array([not reason for reason in reasons]))
     written = write_rows(good, uri, schema=schema)
-    totals = {"tokens": 0, "slots": 0, "flops": 0, "seconds": 0.0}
-    for text in block.column("stats").to_pylist():
-        if text:
-            totals = {name: value + json.loads(text)[name] for name, value in totals.items()}
+    stats = [json.loads(text) for text in block.column("stats").to_pylist() if text]
+    totals = {name: sum(s[name] for s in stats) for name in ("tokens", "slots", "flops", "seconds")}
     result = {
         "fragments": written.fragments,
         "num_rows": written.num_rows,
@@ -172,6 +173,7 @@ def write_fragments(block: pa.Table, *, uri: str, schema: pa.Schema) -> pa.Table
         "rejected": [
             _rejected(row) for row in block.filter(pa.array(map(bool, reasons))).to_pylist() if row["chunk"] == 0
         ],
+        "ready_at": min((s["ready_at"] for s in stats), default=None),
         **totals,
     }
     return pa.table({"result": [json.dumps(result)]})

@@ -13,12 +13,15 @@ from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.model.cache import cache_folder, exclusive
+from pipeline.model.identity import HEAD_FILE
 
 DEFAULT_SOURCE = "default (SmolLM2-135M-Instruct)"
 MINILM_SOURCE = "minilm (all-MiniLM-L6-v2)"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-# Part of the cache folder's name: raise it when the conversion below changes what it writes.
-_CONVERSION = 1
+# Part of the cache folder's name: raise it when the conversion, or the head that is copied beside it, changes.
+_CONVERSION = 2
+# Means and projection for the untrained model, estimated by infra/bench/emb_start.py.
+_HEAD = Path(__file__).parent / "data" / "smollm2_135m_head.safetensors"
 
 
 def default_model() -> Path:
@@ -38,6 +41,8 @@ def default_model() -> Path:
             from pipeline.model.convert import convert_gguf
 
             convert_gguf(source, _GGUF, partial)
+            if _HEAD.is_file():
+                shutil.copyfile(_HEAD, partial / HEAD_FILE)
             partial.rename(target)
     return target
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
-from pipeline.model import flops
+from pipeline.model import cpu_kernels, flops
 from pipeline.model.batch import packed_batches, padded_batches
 from pipeline.model.bundle import Frame, ModelBundle, Role
 from pipeline.model.encoder import Encoder, TokenIds, Vectors
@@ -134,6 +135,13 @@ class DecoderEncoder(Encoder):
                 self._prefixes[role] = self._compute_prefix(self.frames[role])
         if self._prefixes["document"] and not self._try("the cached prefix", lambda: None, probe, expected):
             self._prefixes = {"document": None, "query": None}
+        layers = getattr(self.model, "layers", None)
+        if self.device.type == "cpu" and layers is not None and cpu_kernels.is_available():
+            switch = partial(cpu_kernels.replace_linear, layers, num_rows=self.batch_tokens)
+            if self._try("oneDNN with reordered weights", switch, probe, expected):
+                cpu_kernels.release(layers)
+            else:
+                cpu_kernels.restore_linear(layers)
 
     def _try(self, what: str, switch: Any, probe: Sequence[TokenIds], expected: Tensor) -> bool:
         """Whether, after `switch()`, the packed path agrees with the plain one."""

@@ -9,7 +9,9 @@ from pipeline.model.bundle import Role
 
 
 class Head:
-    """A pooled state to a vector in float32: minus the role's mean, times the projection, first `dim`, unit length.
+    """A pooled state to a vector, in float32.
+
+    The state's direction, minus the role's mean, times the projection, its first `dim` components, at unit length.
 
     Args:
         tensors: "document_mean", "query_mean" [hidden] and "projection" [hidden, out]; each may be absent.
@@ -21,11 +23,15 @@ class Head:
         self.dim = dim
         self._means = {name: t.to(device) for name, t in tensors.items() if name.endswith("_mean")}
         projection = tensors.get("projection")
-        self._projection = projection.to(device) if projection is not None else None
+        self._projection: Tensor | None = projection.to(device) if projection is not None else None
+
+    def clear(self) -> None:
+        """Forgets means and projection; what is left is the state's direction. For estimating them anew."""
+        self._means, self._projection = {}, None
 
     def __call__(self, states: Tensor, role: Role) -> Tensor:
         """[texts, hidden] to [texts, dim] float32."""
-        states = states.float()
+        states = torch.nn.functional.normalize(states.float(), dim=-1)
         mean = self._means.get(f"{role}_mean")
         if mean is not None:
             states = states - mean

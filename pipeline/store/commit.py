@@ -21,6 +21,8 @@ from pipeline.store.schema import read_fingerprint
 
 # Row ids named in one delete; a predicate of this many is parsed in well under a second.
 _DELETE_BATCH = 5_000
+# A row's address is its fragment's number, then this many bits of its place in the fragment.
+_ROW_BITS = 32
 
 
 class Committer:
@@ -104,9 +106,21 @@ class Committer:
         """
         before = self._dataset.count_rows()
         for begin in range(0, len(row_ids), _DELETE_BATCH):
-            names = ",".join(map(str, row_ids[begin : begin + _DELETE_BATCH].tolist()))
-            self._dataset.delete(f"_rowid IN ({names})")
+            self._delete(row_ids[begin : begin + _DELETE_BATCH])
         return int(before - self._dataset.count_rows())
+
+    def _delete(self, row_ids: NDArray[np.uint64]) -> None:
+        """One version without these rows; made by fragments, because `LanceDataset.delete` cannot name its run."""
+        predicate = f"_rowid IN ({','.join(map(str, row_ids.tolist()))})"
+        found = self._dataset.to_table(columns=[], filter=predicate, with_row_address=True)
+        touched = np.unique(found.column("_rowaddr").to_numpy() >> _ROW_BITS).tolist()
+        if not touched:
+            return
+        left = {number: self._dataset.get_fragment(number).delete(predicate) for number in touched}
+        updated = [fragment for fragment in left.values() if fragment is not None]
+        emptied = [number for number, fragment in left.items() if fragment is None]
+        operation = lance.LanceOperation.Delete(updated, emptied, predicate)
+        self._dataset = self._commit(operation, read_version=self.version)
 
     def _commit(self, operation: lance.LanceOperation.BaseOperation, *, read_version: int) -> lance.LanceDataset:
         properties = {"t1.run_id": self.run_id, "t1.commit": str(self.num_commits)}

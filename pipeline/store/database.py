@@ -97,12 +97,15 @@ class Database:
 
 
 def _explain(error: Exception, uri: str, version: int | str | None) -> TableError | StorageError:
-    text = str(error)
+    text = str(error).partition("\n")[0].partition(", /")[0]  # without the place in Lance's source
     place = redact(uri)
-    if "was not found" in text or ("Not found" in text and version is None):
+    absent = "was not found" in text or "Not found" in text
+    if absent and isinstance(version, int):
+        return TableError(f"{place} has no version {version}; `t1 status` says what is there")
+    if absent:
         return TableError(f"no table at {place}; run `t1 index --corpus ... --db ...` first, or check --db")
     if "tag" in text and "does not exist" in text:
-        return TableError(f"{place} has no published version yet; a run of `t1 index` that ends well publishes one")
-    if "Not found" in text:
-        return TableError(f"{place} has no version {version}; `t1 status` lists what there is")
-    return StorageError(f"cannot open {place}: {redact(text.splitlines()[0])}")
+        if version == LIVE:
+            return TableError(f"{place} has no published version yet; a run of `t1 index` that ends well publishes one")
+        return TableError(f"{place} has no version tagged {version!r}; `t1 status` says what is there")
+    return StorageError(f"cannot open {place}: {redact(text)}")

@@ -1,19 +1,25 @@
 """A person's filter to Lance's: columns as they are called, metadata fields as `metadata.NAME`.
 
 `metadata.year >= 2020 and metadata.source = 'web'` becomes calls of Lance's JSON functions, each typed by the literal
-it is compared with.
+it is compared with. Metadata is what people wrote: where a field holds something else than the others hold (a word
+among years, a list), that document does not match, and the search goes on. `json_get_float` and its kin would end it.
 """
 
 from __future__ import annotations
 
 import re
 
+_NUMBER = r"[-+]?\s*(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.])"
+_COMPARISON = r">=|<=|<>|!=|=|<|>"
+_WORDS = r"\b(?:not\s+)?(?:in|i?like|between)\b|\bis(?:\s+not)?\b"
+_NAME = r"[^\W\d]\w*"
 _FIELD = re.compile(
-    r"metadata\.(?:(?P<name>[A-Za-z_]\w*)|\"(?P<quoted>[^\"]+)\")"
-    r"(?P<gap>\s*)(?P<op>>=|<=|<>|!=|=|<|>|\bnot\s+in\b|\bin\b|\bnot\s+like\b|\blike\b|\bis\b)?(?P<tail>\s*\(?\s*)"
-    r"(?P<literal>-?\d+(?:\.\d+)?\b|true\b|false\b|')?",
+    rf"(?P<lead>(?<![\w.])(?P<first>{_NUMBER}|true\b|false\b)\s*(?:{_COMPARISON})\s*)?"
+    rf"(?P<field>(?<![\w.\"])metadata(?P<path>(?:\.(?:{_NAME}|\"[^\"]+\"))+))"
+    rf"(?=(?:\s*(?:{_COMPARISON}|{_WORDS})\s*\(?\s*(?P<second>{_NUMBER}|true\b|false\b))?)",
     re.IGNORECASE,
 )
+_STEP = re.compile(rf"\.(?:({_NAME})|\"([^\"]+)\")")
 _STRING = re.compile(r"'(?:[^']|'')*'")
 
 
@@ -22,17 +28,21 @@ def to_lance(where: str) -> str:
     strings = [m.span() for m in _STRING.finditer(where)]
 
     def replace(match: re.Match[str]) -> str:
-        if any(begin < match.start() < end for begin, end in strings):
+        if any(begin < match.start("field") < end for begin, end in strings):
             return match.group(0)
-        name = match.group("name") or match.group("quoted")
-        literal = match.group("literal") or "'"
-        getter = "json_get_string"
-        if literal[0] in "-0123456789":
-            getter = "json_get_float"
-        elif literal.lower() in {"true", "false"}:
-            getter = "json_get_bool"
-        escaped = name.replace("'", "''")
-        rest = f"{match.group('gap')}{match.group('op') or ''}{match.group('tail')}{match.group('literal') or ''}"
-        return f"{getter}(metadata, '{escaped}'){rest}"
+        literal = match.group("first") or match.group("second") or "'"
+        return f"{match.group('lead') or ''}{_value(match.group('path'), literal.lower())}"
 
     return _FIELD.sub(replace, where)
+
+
+def _value(path: str, literal: str) -> str:
+    """SQL for what is at a path of the metadata: a number or a truth value like the literal, else text."""
+    names = ["".join(step) for step in _STEP.findall(path)]
+    steps = "".join('."' + name.replace("\\", "\\\\").replace("'", "''") + '"' for name in names)
+    json = f"json_extract(metadata, '${steps}')"
+    if literal != "'":
+        return f"try_cast(btrim({json}, '\"') as {'boolean' if literal in {'true', 'false'} else 'double'})"
+    # JSON's text to plain text: no quotes round it, none escaped within
+    bare = f"regexp_replace(nullif({json}, 'null'), '^\"|\"$', '', 'g')"
+    return f"replace(replace({bare}, '\\\"', '\"'), '\\\\', '\\')"

@@ -69,14 +69,16 @@ def _query(
     dataset: lance.LanceDataset, vector: NDArray[np.float32], *, limit: int, where: str | None
 ) -> list[dict[str, Any]]:
     search = {"column": "vector", "q": vector, "k": limit, "metric": "cosine", "use_index": False}
+    predicate = to_lance(where) if where else None
     try:
         rows: list[dict[str, Any]] = dataset.to_table(
-            columns=[*_COLUMNS, "_distance"], nearest=search, filter=to_lance(where) if where else None, prefilter=True
+            columns=[*_COLUMNS, "_distance"], nearest=search, filter=predicate, prefilter=True
         ).to_pylist()
     except (ValueError, OSError) as error:
-        if where is None:
+        if predicate is None:
             raise
-        reason = str(error).split(", /")[0].splitlines()[0]
+        # as the person wrote it, and without the place in Lance's source
+        reason = str(error).replace(predicate, str(where)).partition("\n")[0].partition(", /")[0]
         raise TableError(
             f"the filter {where!r} cannot be used: {reason}; write SQL over id, title, text, shard, num_tokens and "
             "metadata.NAME"

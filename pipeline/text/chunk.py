@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 # Better places to cut come first. A cut at character c means: one chunk ends before c, another may begin at c.
 _HEADING = re.compile(r"(?m)^(?=#{1,6}[ \t]+\S)")
-_PARAGRAPH = re.compile(r"\n[ \t]*\n\s*")
+_PARAGRAPH = re.compile(r"\n[ \t\r]*\n\s*")
 _LINE = re.compile(r"\n+")
 _SENTENCE = re.compile(r"[.!?][\"')\]]*\s+|[。！？]")
 _WORD = re.compile(r"\s+")
-_FENCE = re.compile(r"(?m)^[ \t]*(```|~~~)")
+_FENCE = re.compile(r"(?m)^[ \t]*(```+|~~~+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,23 @@ class Cuts:
         return None
 
     def restart(self, low: int, high: int) -> int:
-        """Where an overlap that may begin anywhere in [low, high] begins: at a sentence or word, else at `low`."""
+        """Where an overlap that may begin anywhere in [low, high) does: at a line, sentence or word, else at `low`."""
         for positions in self.ranks[2:]:
             i = bisect_left(positions, low)
-            if i < len(positions) and positions[i] <= high:
+            if i < len(positions) and positions[i] < high:
                 return positions[i]
         return low
 
 
 def _outside_fences(text: str, positions: list[int]) -> list[int]:
     """Drops positions inside ``` blocks, where a line beginning with `#` is a comment."""
-    fences = [m.start() for m in _FENCE.finditer(text)]
+    fences: list[int] = []
+    opening = ""
+    for match in _FENCE.finditer(text):
+        # A block that ~~~ opens may hold ```, and is closed by as many marks as opened it, or more.
+        if not opening or match[1].startswith(opening):
+            fences.append(match.start())
+            opening = "" if opening else match[1]
     return [p for p in positions if bisect_right(fences, p) % 2 == 0] if fences else positions
 
 
@@ -87,11 +93,18 @@ def next_span(
 
 
 def next_begin(cuts: Cuts, starts: Sequence[int], *, span: Span, overlap_tokens: int) -> int:
-    """Where the chunk after `span` begins: `overlap_tokens` back, at a sentence or word, but never across a heading."""
+    """Where the chunk after `span` begins: at most `overlap_tokens` back, at a line, sentence or word.
+
+    Never across a heading, and never back beyond half of the span, so that the number of chunks stays bounded where a
+    long title leaves little room for the text.
+    """
     if overlap_tokens == 0 or _is_cut(cuts.headings, span.end):
         return span.end
-    token = bisect_left(starts, span.end) - overlap_tokens
-    low = starts[max(token, 0)]
+    first, last = bisect_left(starts, span.start), bisect_left(starts, span.end)
+    overlap_tokens = min(overlap_tokens, (last - first) // 2)
+    if overlap_tokens == 0:
+        return span.end
+    low = starts[last - overlap_tokens]
     heading = _last_at_or_before(cuts.headings, span.end)
     begin = max(cuts.restart(low, span.end), heading)
     return begin if begin > span.start else span.end

@@ -93,8 +93,10 @@ class _Cutter:
     def _cut(self, text: str) -> Iterator[ChunkTokens]:
         starts, ends = self.tokenizer.offsets(text)
         cuts = Cuts(text)
-        begin, length = 0, len(text)
-        while begin < length and not text[begin:].isspace():
+        # The blanks at the end make no chunk of their own, and none that only repeats the last one.
+        begin, length = 0, len(text.rstrip())
+        starts = starts[: bisect_left(starts, length)]
+        while begin < length:
             room = self.max_tokens - self.title_tokens
             while True:
                 span = next_span(cuts, starts, ends, begin=begin, max_tokens=max(room, 1), length=length)

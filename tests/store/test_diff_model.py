@@ -1,0 +1,141 @@
+"""The diff against a plain dictionary: whatever the corpus and the table, what is left afterwards is the corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.records import content_hash, id_hash
+from pipeline.store.database import Database
+from pipeline.store.diff import KnownRows, Plan, ShardScan, as_hashes, decide, read_known
+from tests.store.sample import Row, store
+
+# (id, content): few of each, so that every coincidence happens
+Pair = tuple[str, str]
+_PAIRS = st.tuples(st.sampled_from("abcdef"), st.sampled_from("xyz"))
+_SHARDS = st.lists(st.lists(_PAIRS, max_size=6), max_size=4)
+# a row of the table: a document's chunk
+_ROWS = st.lists(st.tuples(_PAIRS, st.integers(0, 2)), max_size=14)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The same plan, by dictionaries."""
+
+    selected: list[list[bool]]
+    duplicates: list[list[bool]]
+    obsolete: list[int]
+    num_unchanged: int
+    num_deleted: int
+    num_changed: int
+    num_known: int
+
+
+def _scan(documents: list[Pair]) -> ShardScan:
+    return ShardScan(
+        as_hashes(b"".join(id_hash(name) for name, _ in documents)),
+        as_hashes(b"".join(content_hash("", text, "{}") for _, text in documents)),
+    )
+
+
+def _known(rows: list[tuple[Pair, int]]) -> KnownRows:
+    scan = _scan([pair for pair, _ in rows])
+    chunks = np.array([chunk for _, chunk in rows], np.int32)
+    return KnownRows(scan.ids, scan.contents, chunks, np.arange(100, 100 + len(rows), dtype=np.uint64))
+
+
+def _by_hand(shards: list[list[Pair]], rows: list[tuple[Pair, int]], *, delete_missing: bool) -> Expected:
+    wanted: dict[str, str] = {}
+    duplicates = []
+    for shard in shards:
+        duplicates.append([])
+        for name, text in shard:
+            duplicates[-1].append(name in wanted)
+            wanted.setdefault(name, text)
+    present = {pair for pair, _ in rows}
+    in_table = {name for name, _ in present}
+    kept: set[tuple[Pair, int]] = set()
+    obsolete = []
+    for number, ((name, text), chunk) in enumerate(rows, 100):
+        stays = wanted[name] == text if name in wanted else not delete_missing
+        if not stays or ((name, text), chunk) in kept:
+            obsolete.append(number)
+        else:
+            kept.add(((name, text), chunk))
+    encode = {name for name, text in wanted.items() if (name, text) not in present}
+    return Expected(
+        selected=[
+            [name in encode and not again for (name, _), again in zip(shard, repeated, strict=True)]
+            for shard, repeated in zip(shards, duplicates, strict=True)
+        ],
+        duplicates=duplicates,
+        obsolete=obsolete,
+        num_unchanged=len(wanted) - len(encode),
+        num_deleted=len(in_table - wanted.keys()) if delete_missing else 0,
+        num_changed=len(encode & in_table),
+        num_known=len(in_table),
+    )
+
+
+def _as_expected(plan: Plan) -> Expected:
+    return Expected(
+        [mask.tolist() for mask in plan.selected], [mask.tolist() for mask in plan.duplicates],
+        plan.obsolete.tolist(), plan.num_unchanged, plan.num_deleted, plan.num_changed, plan.num_known,
+    )  # fmt: skip
+
+
+@given(shards=_SHARDS, rows=_ROWS, delete_missing=st.booleans())
+def test_it_decides_as_dictionaries_do(
+    shards: list[list[Pair]], rows: list[tuple[Pair, int]], delete_missing: bool
+) -> None:
+    plan = decide([_scan(shard) for shard in shards], _known(rows), delete_missing=delete_missing)
+    assert _as_expected(plan) == _by_hand(shards, rows, delete_missing=delete_missing)
+    assert plan.num_selected == sum(map(sum, _as_expected(plan).selected))
+
+
+@given(shards=_SHARDS, rows=_ROWS)
+def test_what_is_left_is_the_corpus(shards: list[list[Pair]], rows: list[tuple[Pair, int]]) -> None:
+    plan = decide([_scan(shard) for shard in shards], _known(rows), delete_missing=True)
+    gone = set(plan.obsolete.tolist())
+    left = {pair for number, (pair, _) in enumerate(rows, 100) if number not in gone}
+    encoded = {
+        pair
+        for shard, mask in zip(shards, plan.selected, strict=True)
+        for pair, chosen in zip(shard, mask, strict=True)
+        if chosen
+    }
+    wanted: dict[str, str] = {}
+    for name, text in (pair for shard in shards for pair in shard):
+        wanted.setdefault(name, text)
+    assert dict(sorted(left | encoded)) == dict(sorted(wanted.items()))
+    assert len(left | encoded) == len(left) + len(encoded) == len(wanted)
+    counts = plan.num_unchanged + plan.num_selected + sum(int(mask.sum()) for mask in plan.duplicates)
+    assert counts == sum(map(len, shards))
+
+
+@given(shards=_SHARDS)
+def test_a_second_run_has_nothing_to_do(shards: list[list[Pair]]) -> None:
+    wanted: dict[str, str] = {}
+    for name, text in (pair for shard in shards for pair in shard):
+        wanted.setdefault(name, text)
+    rows = [(pair, chunk) for pair in wanted.items() for chunk in range(3)]
+    plan = decide([_scan(shard) for shard in shards], _known(rows), delete_missing=True)
+    assert (plan.num_selected, plan.obsolete.tolist(), plan.num_unchanged) == (0, [], len(wanted))
+
+
+def test_what_a_table_holds_is_read_back(database: Database) -> None:
+    rows = [Row("a", 0, "", "x"), Row("a", 1, "", "x"), Row("b", 0, "", "y")]
+    known = read_known(store(database, rows))
+    assert known.ids.tolist() == _scan([("a", ""), ("a", ""), ("b", "")]).ids.tolist()
+    assert known.contents.tolist() == _scan([("", "x"), ("", "x"), ("", "y")]).contents.tolist()
+    assert known.chunks.tolist() == [0, 1, 0]
+    assert len(set(known.row_ids.tolist())) == 3
+
+
+def test_an_empty_table_knows_nothing(database: Database) -> None:
+    known = read_known(store(database, []))
+    assert [len(known.ids), len(known.contents), len(known.chunks), len(known.row_ids)] == [0, 0, 0, 0]
+    assert decide([], known, delete_missing=True).num_selected == 0

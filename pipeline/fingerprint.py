@@ -9,6 +9,9 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+# Raise it when `text.chunk` or `text.tokenise` cut texts elsewhere: the same lengths then mean other chunks.
+CHUNKING_VERSION = 1
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderIdentity:
@@ -21,10 +24,10 @@ class EncoderIdentity:
         weights: SHA-256 over the weight files.
         adapter: SHA-256 over the adapter's files, "" for none.
         tokenizer: SHA-256 over tokenizer.json with `<emb_token>` added.
-        prompts: The document's and the query's prompt segments.
+        prompts: The document prompt's prefix and suffix, and where an untrained `<emb_token>` starts.
         pooling: "emb_token" or "mean".
         head: SHA-256 over the mean and projection applied after pooling, "" for none.
-        chunking: Chunk length and overlap in tokens, and the cap in characters.
+        chunking: Chunk length and overlap in tokens, and `CHUNKING_VERSION`.
         compute_dtype: "float32" or "bfloat16".
         vector_dtype: "float32" or "float16".
         dim: Length of the stored vector.

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline.errors import SettingsError
-from pipeline.fingerprint import EncoderIdentity
+from pipeline.fingerprint import CHUNKING_VERSION, EncoderIdentity
 from pipeline.model.checkpoint import Checkpoint, resolve
 from pipeline.model.identity import digest_adapter, digest_head, digest_weights
 from pipeline.model.tokenizer import TextTokenizer, load_tokenizer
-from pipeline.prompts import Prompt, chat_prompt, plain_prompt
+from pipeline.prompts import EMB_START, Prompt, chat_prompt, plain_prompt
 from pipeline.settings import ModelSettings
 
 Role = Literal["document", "query"]
@@ -135,15 +135,16 @@ def _frames(settings: ModelSettings, checkpoint: Checkpoint) -> tuple[dict[Role,
 def _identity(settings: ModelSettings, checkpoint: Checkpoint, prompts: dict[Role, Prompt]) -> EncoderIdentity:
     hashing = checkpoint.kind == "hashing"
     document = prompts.get("document")
+    start = EMB_START if load_tokenizer(checkpoint.folder).emb_token_added else ""
     return EncoderIdentity(
         weights=checkpoint.source if hashing else digest_weights(checkpoint.folder),
         adapter=digest_adapter(checkpoint.adapter) if checkpoint.adapter else "",
         tokenizer=load_tokenizer(checkpoint.folder).digest,
         # Queries may be asked with another instruction without re-encoding a single document.
-        prompts=(document.prefix, document.suffix) if document else (),
+        prompts=(document.prefix, document.suffix, start) if document else (),
         pooling={"decoder": "emb_token", "encoder": "mean", "hashing": "hashing"}[checkpoint.kind],
         head="" if hashing else digest_head(checkpoint.folder),
-        chunking=(settings.chunk_tokens, settings.overlap_tokens, 0),
+        chunking=(settings.chunk_tokens, settings.overlap_tokens, CHUNKING_VERSION),
         compute_dtype=str(settings.compute_dtype),
         vector_dtype=settings.vector_dtype,
         dim=settings.dim or checkpoint.hidden_size,

@@ -51,7 +51,8 @@ def whiten(rows: Matrix, shrinkage: float) -> Matrix:
     values, directions = np.linalg.eigh(covariance)
     shrunk = (1 - shrinkage) * np.maximum(values, 0) + shrinkage * values.mean()
     matrix = (directions * shrunk**-0.5) @ directions.T
-    return (matrix / np.abs(matrix).max()).astype(np.float32)
+    scaled: Matrix = (matrix / np.abs(matrix).max()).astype(np.float32)
+    return scaled
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -41,8 +41,7 @@ def default_model() -> Path:
             from pipeline.model.convert import convert_gguf
 
             convert_gguf(source, _GGUF, partial)
-            if _HEAD.is_file():
-                shutil.copyfile(_HEAD, partial / HEAD_FILE)
+            shutil.copyfile(_HEAD, partial / HEAD_FILE)
             partial.rename(target)
     return target
 

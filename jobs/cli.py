@@ -75,8 +75,13 @@ def _run(arguments: list[str]) -> int:
     try:
         result: Any = t1.main(args=arguments, prog_name="t1", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return 2
+    except click.ClickException as error:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "t1"
+        sentence = " ".join(error.format_message().split()).rstrip(".")
+        print(f"t1: {sentence}; see `{command} --help`", file=sys.stderr)
         return 2
     except click.Abort:
         print("interrupted; run the same command again to go on", file=sys.stderr)

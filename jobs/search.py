@@ -44,11 +44,15 @@ def search(queries: tuple[str, ...], queries_file: str | None, as_json: bool, **
         options["db"], device=options["device"], version=int(version) if version.isdigit() else version,
         instruction=options["instruction"], model=options["model"],
     )  # fmt: skip
-    results = searcher.search([q.text for q in asked], top_k=options["top_k"], where=options["where"])
+    results = searcher.search(
+        [q.text for q in asked],
+        top_k=options["top_k"],
+        where=options["where"],
+        excluded=[q.excluded_ids for q in asked],
+    )
     if as_json or not sys.stdout.isatty():
         for query, hits in zip(asked, results, strict=True):
-            excluded = set(query.excluded_ids)
-            found = [_as_json(hit) for hit in hits if hit.id not in excluded]
+            found = [_as_json(hit) for hit in hits]
             click.echo(json.dumps({"id": query.id, "query": query.text, "version": searcher.version, "hits": found}))
         return
     from jobs.display import print_hits

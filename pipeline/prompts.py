@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.errors import ModelError
+
 EMB_TOKEN = "<emb_token>"
 
-# Characters that no template changes and no text contains (private use area), to find where the body goes.
 # Where `<emb_token>` starts in a checkpoint that was not trained with it: the mean embedding of these tokens.
 EMB_START = ":"
 
+# Characters that no template changes and no text contains (private use area), to find where the body goes.
 _BODY = "\ue000\ue001\ue000"
 
 Render = Callable[[Sequence[Mapping[str, str]]], str]
@@ -42,9 +44,14 @@ def chat_prompt(instruction: str, opening: str, *, render: Render) -> Prompt:
         instruction: What the model is to do with the body; the system turn.
         opening: The assistant's first words; its next word would name what the body is about.
         render: Turns chat messages into the model's own chat format, assistant's turn opened.
+
+    Raises:
+        ModelError: the format has no place for the body.
     """
     rendered = render([{"role": "system", "content": instruction}, {"role": "user", "content": _BODY}])
-    prefix, _, suffix = rendered.partition(_BODY)
+    prefix, body, suffix = rendered.partition(_BODY)
+    if not body:
+        raise ModelError("the model's chat template leaves out what the user says; it cannot be used")
     return Prompt(prefix=prefix, suffix=f"{suffix}{opening}{EMB_TOKEN}")
 
 

@@ -138,6 +138,8 @@ def load_settings(path: str | None, overrides: Mapping[str, Any]) -> IndexSettin
         node = tree
         for section in sections:
             node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise SettingsError(f"{section} in {path} is {node!r}; it must be a table, written [{section}]")
         node[field] = value
     try:
         return IndexSettings.model_validate(tree)

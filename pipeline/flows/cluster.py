@@ -6,9 +6,11 @@ before it starts, and sized down or refused with a word.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +18,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.experimental import internal_kv
 
 from pipeline.errors import ClusterError
 from pipeline.settings import PoolSettings
 
 _log = logging.getLogger(__name__)
+_NAMED_AFTER_ITS_ID = re.compile(r"node_[0-9a-f]{16,}")
 
 # CPU that one read task, and one write task, reserves; both are short and mostly wait for storage.
 READ_CPUS = 0.5
@@ -109,10 +114,18 @@ def _resources() -> Resources:
 
 def _autoscales() -> bool:
     """Whether an autoscaler reports to this cluster, so that more than there is now may be asked for."""
+    # Every Ray reports a status, also one that only mirrors the nodes it has. Those it names after their ids; an
+    # autoscaler names them after the kinds of node that it can add.
     try:
-        return internal_kv._internal_kv_get(b"__autoscaling_status") is not None
-    except (RuntimeError, AttributeError):
+        if is_autoscaler_v2(fetch_from_server=True):
+            cluster = get_cluster_status(ray.get_runtime_context().gcs_address)
+            kinds = {node.ray_node_type_name for node in [*cluster.active_nodes, *cluster.idle_nodes]}
+        else:
+            status = json.loads(internal_kv._internal_kv_get(b"__autoscaling_status") or "{}")
+            kinds = set((status.get("autoscaler_report") or {}).get("active_nodes") or ())
+    except (RuntimeError, AttributeError, ValueError):
         return False
+    return any(not _NAMED_AFTER_ITS_ID.fullmatch(kind) for kind in kinds)
 
 
 def choose_device(wanted: str, resources: Resources) -> str:
@@ -138,7 +151,8 @@ def size_pool(settings: PoolSettings, resources: Resources, *, device: str) -> P
             raise ClusterError(
                 f"one encoder needs {gpus:g} GPU and {cpus:g} CPU beside {_HEADROOM_CPUS:g} CPU for reading and "
                 "writing, but the cluster has "
-                f"{resources.gpus:g} GPU and {resources.cpus:g} CPU and does not grow; ask for less with "
+                f"{resources.gpus:g} GPU and {resources.cpus:g} CPU, at most {resources.largest_node_cpus:g} CPU on a "
+                "node, and does not grow; ask for less with "
                 "--gpus-per-encoder or --cpus-per-encoder"
             )
         if high > fitting:
@@ -161,7 +175,8 @@ def _num_nodes(resources: Resources) -> int:
 
 
 def _fitting(resources: Resources, *, cpus: float, gpus: float) -> int:
-    by_cpu = math.floor((resources.cpus - _HEADROOM_CPUS) / cpus + 1e-9)
+    on_a_node = math.floor(resources.largest_node_cpus / cpus + 1e-9)
+    by_cpu = min(math.floor((resources.cpus - _HEADROOM_CPUS) / cpus + 1e-9), on_a_node * _num_nodes(resources))
     if gpus == 0:
         return by_cpu
     # one encoder cannot use GPUs of two nodes, nor two fractions of different GPUs

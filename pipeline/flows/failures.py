@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+from pipeline import errors
 from pipeline.errors import T1Error
+
+# How the traceback of another process ends that Ray Data handed over as text only.
+_IN_TRACEBACK = re.compile(r"^\s*pipeline\.errors\.(?P<name>\w+): (?P<message>.+)$", re.MULTILINE)
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -10,16 +16,22 @@ def root_cause(error: BaseException) -> BaseException:
     seen: BaseException | None = error
     while seen is not None:
         inner = getattr(seen, "cause", None)
-        for candidate in (seen, inner):
-            if isinstance(candidate, T1Error):
-                # Ray's wrapper is both its own error and ours; give back a clean one
-                plain = next(c for c in type(candidate).__mro__ if c.__module__ == "pipeline.errors")
-                return candidate if type(candidate) is plain else plain(_last_sentence(candidate))
+        for candidate in (inner, seen):
+            # Ray's wrapper is both its own error and ours: only the one within is what was raised
+            if isinstance(candidate, T1Error) and type(candidate).__module__ == errors.__name__:
+                return _without_advice(candidate)
         seen = seen.__cause__ or (inner if isinstance(inner, BaseException) else None)
-    return error
+    return _as_told(str(error)) or error
 
 
-def _last_sentence(error: BaseException) -> str:
-    """What a remote error says, without the remote traceback above it."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return (lines[-1].partition(": ")[2] or lines[-1]) if lines else type(error).__name__
+def _without_advice(error: T1Error) -> T1Error:
+    """The error with our one sentence, without the lines on retries that Ray Data adds to it."""
+    sentence, _, more = str(error).partition("\n")
+    return type(error)(sentence) if more else error
+
+
+def _as_told(text: str) -> T1Error | None:
+    """The last error of ours that a traceback tells of."""
+    told = list(_IN_TRACEBACK.finditer(text))
+    kind = getattr(errors, told[-1]["name"], None) if told else None
+    return kind(told[-1]["message"].strip()) if kind is not None and issubclass(kind, T1Error) else None

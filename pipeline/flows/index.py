@@ -79,6 +79,8 @@ def index(settings: IndexSettings, *, quiet: bool = False) -> RunReport:
         )  # fmt: skip
         reporter.say(f"corpus: {len(shards):,} shards, {sum(s.size_bytes for s in shards) / 1e6:,.1f} MB; {found}")
         database.check_writable()
+        # a model that cannot be used is said before Ray starts; which device it gets, and so its dtype, comes after
+        open_bundle(settings.encoder, device="cpu")
         with connected(settings.pool.address) as resources:
             run = _prepare(settings, database, reporter, shards, fields, resources)
             return _recorded(run, resources)

@@ -18,7 +18,6 @@ from pipeline.flows.cluster import READ_CPUS
 from pipeline.records import FieldMap, Rejected, Shard, content_hash, id_hash
 from pipeline.store.database import Database
 from pipeline.store.diff import KnownRows, Plan, ShardScan, as_hashes, decide, read_known
-from pipeline.store.schema import read_fingerprint
 
 _MAX_RETRIES = 3
 # Scans in flight a CPU: enough to hide storage latency, few enough to keep rejected rows bounded.
@@ -87,10 +86,9 @@ def _decide(
 
 
 def _known(database: Database, fingerprint: str) -> KnownRows:
-    if database.exists("documents"):
-        dataset = database.open("documents")
-        if read_fingerprint(dataset.schema) == fingerprint:
-            return read_known(dataset)
+    dataset = database.open_fingerprint(fingerprint)
+    if dataset is not None:
+        return read_known(dataset)
     empty = np.empty((0, 2), np.uint64)
     return KnownRows(empty, empty, np.empty(0, np.int32), np.empty(0, np.uint64))
 

@@ -9,7 +9,7 @@ for hit in searcher.search(["how do I parse JSON?"], top_k=5)[0]:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -90,15 +90,28 @@ class Searcher:
         ]
         return self._encoder.encode(bodies, role="query").vectors
 
-    def search(self, queries: Sequence[str], *, top_k: int = 10, where: str | None = None) -> list[list[Hit]]:
+    def search(
+        self,
+        queries: Sequence[str],
+        *,
+        top_k: int = 10,
+        where: str | None = None,
+        excluded: Sequence[Collection[str]] | None = None,
+    ) -> list[list[Hit]]:
         """The nearest documents of each query, best first.
 
         Args:
             queries: Questions; not blank.
             top_k: Documents a query, >= 1.
             where: SQL over id, title, text, shard, num_tokens and metadata.NAME.
+            excluded: For each query, ids that must not be among its hits.
 
         Raises:
             TableError: the filter cannot be used.
         """
-        return [nearest(self._dataset, vector, top_k=top_k, where=where) for vector in self.encode(queries)]
+        left_out = excluded or [()] * len(queries)
+        results = []
+        for vector, ids in zip(self.encode(queries), left_out, strict=True):
+            hits = nearest(self._dataset, vector, top_k=top_k + len(ids), where=where)
+            results.append([hit for hit in hits if hit.id not in ids][:top_k])
+        return results

@@ -32,7 +32,8 @@ def status(db: str) -> dict[str, Any]:
             raise TableError(
                 f"no database at {redact(database.uri)}; run `t1 index --corpus ... --db ...` first, or check --db"
             )
-        return {"db": redact(database.uri), "live": None, "latest": None, "runs": runs, "quarantine": {}}
+        aside = _quarantine(database, runs[0]["run_id"])
+        return {"db": redact(database.uri), "live": None, "latest": None, "runs": runs, "quarantine": aside}
     latest = database.open("documents")
     version = database.live_version()
     live = _describe(database.open("documents", version=LIVE)) if version is not None else None

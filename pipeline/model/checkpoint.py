@@ -16,33 +16,22 @@ from typing import Any, Literal
 from pipeline.errors import ModelError
 from pipeline.model import builtin
 from pipeline.model.cache import cache_folder, exclusive
+from pipeline.model.identity import weight_files
 from pipeline.storage import is_local, local_path, open_filesystem, redact
 
 Kind = Literal["decoder", "encoder", "hashing"]
 
 # What is fetched of a remote model: weights as safetensors, configuration and tokenizer; never pickles.
-_WANTED = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*.json",
-    "*.jinja",
-    "tokenizer.model",
-    "vocab.txt",
-    "merges.txt",
-)
+_WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt")
 _WANTED_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
 # Encoder-only families by model_type; they pool over all tokens instead of reading one state.
 _ENCODER_TYPES = {
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "mpnet",
-    "distilbert",
-    "modernbert",
-    "electra",
-    "nomic_bert",
-    "camembert",
-}
+    "bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "modernbert", "electra", "nomic_bert", "camembert",
+}  # fmt: skip
+# Of these, positions begin behind the padding token's number: two fewer tokens fit than there are positions.
+_OFFSET_TYPES = {"roberta", "xlm-roberta", "camembert"}
+# What fsspec's file systems call that which changes when a file does.
+_VERSIONS = ("ETag", "etag", "LastModified", "last_modified", "updated", "mtime", "created")
 HASHING_SCHEME = "hashing://"
 
 
@@ -72,8 +61,10 @@ class Checkpoint:
     @property
     def max_positions(self) -> int:
         """Tokens one sequence may hold."""
-        limit = self.config.get("max_seq_length") or self.config.get("max_position_embeddings") or 1 << 30
-        return int(limit)
+        positions = int(self.config.get("max_position_embeddings") or 1 << 30)
+        if self.config.get("model_type") in _OFFSET_TYPES:
+            positions -= int(self.config.get("pad_token_id") or 0) + 1
+        return min(positions, int(self.config.get("max_seq_length") or positions))
 
 
 def resolve(model: str, *, revision: str | None, adapter: str | None, allow_remote_code: bool) -> Checkpoint:
@@ -88,21 +79,32 @@ def resolve(model: str, *, revision: str | None, adapter: str | None, allow_remo
     Raises:
         ModelError: absent, not safetensors, of an unsupported kind, or in need of remote code.
     """
+    if revision is not None and not model.startswith("hf://"):
+        raise ModelError(f"--revision {revision} was given, but {model} is not an hf:// model; leave it out")
     if model.startswith(HASHING_SCHEME):
-        return _hashing(model)
+        return _hashing(model, adapter)
     source, folder = _locate(model, revision)
     config = _read_config(folder, source)
     _check_safe(folder, config, source, allow_remote_code=allow_remote_code)
-    adapter_folder = (
-        _locate(adapter, None)[1] if adapter else (folder if (folder / "adapter_config.json").is_file() else None)
-    )
     kind = _kind(config, folder, source)
-    return Checkpoint(source, kind, str(folder), str(adapter_folder) if adapter_folder else None, config)
+    return Checkpoint(source, kind, str(folder), _adapter(adapter, beside=folder), config)
 
 
-def _hashing(model: str) -> Checkpoint:
+def _adapter(adapter: str | None, *, beside: Path) -> str | None:
+    if adapter is None:
+        return str(beside) if (beside / "adapter_config.json").is_file() else None
+    folder = Path(local_path(adapter)) if is_local(adapter) else _locate(adapter, None)[1]
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise ModelError(f"--adapter {adapter} has no {name}; expected a folder that peft's save_pretrained wrote")
+    return str(folder)
+
+
+def _hashing(model: str, adapter: str | None) -> Checkpoint:
+    if adapter is not None:
+        raise ModelError(f"--adapter {adapter} was given, but {model} has no weights to adapt; leave it out")
     dim = model.removeprefix(HASHING_SCHEME)
-    if not dim.isdigit() or not 8 <= int(dim) <= 8192:
+    if not dim.isdecimal() or not 8 <= int(dim) <= 8192:
         raise ModelError(
             f"{model} is not a hashing encoder; write hashing://DIM with DIM from 8 to 8192, such as hashing://256"
         )
@@ -116,8 +118,6 @@ def _locate(model: str, revision: str | None) -> tuple[str, Path]:
         return builtin.MINILM_SOURCE, builtin.minilm()
     if model.startswith("hf://"):
         return _from_hub(model, revision)
-    if revision is not None:
-        raise ModelError(f"--revision {revision} was given, but {model} is not an hf:// model; leave it out")
     if is_local(model):
         folder = Path(local_path(model))
         if not folder.is_dir():
@@ -131,7 +131,6 @@ def _locate(model: str, revision: str | None) -> tuple[str, Path]:
 
 def _from_hub(model: str, revision: str | None) -> tuple[str, Path]:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     repo, _, inline = model.removeprefix("hf://").partition("@")
     wanted = revision or inline or "main"
@@ -140,9 +139,10 @@ def _from_hub(model: str, revision: str | None) -> tuple[str, Path]:
         folder = snapshot_download(
             repo, revision=commit, allow_patterns=[*_WANTED, "*.py"], cache_dir=cache_folder() / "hub"
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except Exception as error:  # which HTTP library's errors pass through depends on the hub's release
+        found = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(
-            f"cannot fetch {repo} at {wanted} from the hub: {redact(str(error).splitlines()[0])}; check the name, "
+            f"cannot fetch {repo} at {wanted} from the hub: {redact(found)}; check the name, "
             "the network and HF_TOKEN, or give --model a folder"
         ) from error
     return f"hf://{repo}@{commit}", Path(folder)
@@ -160,37 +160,45 @@ def _from_store(uri: str) -> Path:
         raise ModelError(f"cannot list the model at {redact(uri)}: {redact(str(error))}") from error
     if not listing:
         raise ModelError(f"no model files at {redact(uri)}; expected config.json, tokenizer.json and *.safetensors")
-    stamp = json.dumps(
-        [[p, d.get("size"), str(d.get("ETag") or d.get("LastModified") or d.get("mtime"))] for p, d in listing]
-    )
+    stamp = json.dumps([[p, d.get("size"), [str(d[key]) for key in _VERSIONS if d.get(key)]] for p, d in listing])
     target = cache_folder() / "store" / hashlib.sha256((uri + stamp).encode()).hexdigest()[:24]
     with exclusive(target):
         if not target.is_dir():
             partial = target.with_name(target.name + ".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            for path, _ in listing:
-                local = partial / os.path.relpath(path, root)
-                local.parent.mkdir(parents=True, exist_ok=True)
-                fs.get_file(path, str(local))
+            try:
+                for path, _ in listing:
+                    local = partial / os.path.relpath(path, root)
+                    local.parent.mkdir(parents=True, exist_ok=True)
+                    fs.get_file(path, str(local))
+            except (OSError, ValueError) as error:
+                raise ModelError(f"cannot fetch the model at {redact(uri)}: {redact(str(error))}") from error
             partial.rename(target)
     return target
 
 
 def _read_config(folder: Path, source: str) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{source} has no config.json; expected a transformers model folder") from error
-    except ValueError as error:
-        raise ModelError(f"config.json of {source} is not valid JSON: {error}") from error
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{source} has no config.json; expected a transformers model folder")
+    config = _read_json(folder / "config.json", source)
     sequence_file = folder / "sentence_bert_config.json"
     if sequence_file.is_file():
-        config["max_seq_length"] = json.loads(sequence_file.read_text(encoding="utf-8")).get("max_seq_length")
+        config["max_seq_length"] = _read_json(sequence_file, source).get("max_seq_length")
     return config
 
 
+def _read_json(path: Path, source: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path.name} of {source} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path.name} of {source} holds a {type(content).__name__}; expected a JSON object")
+    return content
+
+
 def _check_safe(folder: Path, config: dict[str, Any], source: str, *, allow_remote_code: bool) -> None:
-    if not any(folder.glob("*.safetensors")):
+    if not weight_files(folder):
         found = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "no weight file"
         raise ModelError(
             f"{source} has {found}, but only safetensors are loaded (a pickle can run code); convert it with "
@@ -213,7 +221,7 @@ def _kind(config: dict[str, Any], folder: Path, source: str) -> Kind:
         )
     if config.get("model_type") in _ENCODER_TYPES:
         pooling = folder / "1_Pooling" / "config.json"
-        if pooling.is_file() and not json.loads(pooling.read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"):
+        if pooling.is_file() and not _is_mean(_read_json(pooling, source)):
             raise ModelError(
                 f"{source} pools otherwise than by the mean, which is the only pooling for encoder-only models here"
             )
@@ -224,3 +232,9 @@ def _kind(config: dict[str, Any], folder: Path, source: str) -> Kind:
             "expected a decoder of transformers"
         )
     return "decoder"
+
+
+def _is_mean(pooling: dict[str, Any]) -> bool:
+    """Whether sentence-transformers' settings ask for the mean; they had one flag a mode before they named it."""
+    mode = pooling.get("pooling_mode", "mean" if pooling.get("pooling_mode_mean_tokens") else None)
+    return mode in ("mean", ["mean"])

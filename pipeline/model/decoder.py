@@ -116,24 +116,23 @@ class DecoderEncoder(Encoder):
     def _choose_path(self) -> None:
         frame = self.frames["document"]
         generator = np.random.default_rng(0)
-        probe = [generator.integers(100, 1000, size=n).astype(np.int32) for n in _PROBE]
+        vocabulary = min(self.model.get_input_embeddings().weight.shape[0], 1_000)  # type: ignore[operator]
+        probe = [generator.integers(vocabulary // 10, vocabulary, size=n).astype(np.int32) for n in _PROBE]
+        usual = self.model.config._attn_implementation  # type: ignore[union-attr]
         expected, _ = self._plain(probe, frame)
         if not torch.isfinite(expected).all():
             raise ModelError(
                 "the model gives states that are not finite; its weights are damaged or the arithmetic overflows"
             )
-        if not self._try("packing without padding", lambda: self._use_packing(), probe, expected):
-            self._set_attention("sdpa")
+        if not self._try("packing without padding", self._use_packing, probe, expected):
+            self._set_attention(usual)  # type: ignore[arg-type]
             self.packs = False
             return
         if wrap_last_layer(self.model):
             self._trims = True
             if not self._try("the trimmed last layer", lambda: None, probe, expected):
                 self._unwrap()
-        for role in ("document", "query"):
-            if len(self.frames[role].prefix) >= MIN_PREFIX_TOKENS:
-                self._prefixes[role] = self._compute_prefix(self.frames[role])
-        if self._prefixes["document"] and not self._try("the cached prefix", lambda: None, probe, expected):
+        if not self._try("the cached prefix", self._use_prefixes, probe, expected):
             self._prefixes = {"document": None, "query": None}
         layers = getattr(self.model, "layers", None)
         if self.device.type == "cpu" and layers is not None and cpu_kernels.is_available():
@@ -160,6 +159,14 @@ class DecoderEncoder(Encoder):
     def _use_packing(self) -> None:
         self._set_attention(ATTENTION)
         self.packs = True
+        depth = self.model.config.num_hidden_layers  # type: ignore[union-attr]
+        reached = len(self._compute_prefix(Frame((0, 0), ())).layers)
+        if reached != depth:  # recurrent layers, or attention that transformers does not let us replace
+            raise ValueError(f"it reaches the attention of {reached} of the model's {depth} layers")
+
+    def _use_prefixes(self) -> None:
+        for role, frame in self.frames.items():
+            self._prefixes[role] = self._compute_prefix(frame) if len(frame.prefix) >= MIN_PREFIX_TOKENS else None
 
     def _set_attention(self, name: str) -> None:
         self.model.set_attn_implementation(name)  # type: ignore[operator]

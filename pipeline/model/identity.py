@@ -12,10 +12,14 @@ from pipeline.model.cache import cache_folder, exclusive
 HEAD_FILE = "t1_head.safetensors"
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The model's own safetensors in a checkpoint folder: neither a head nor an adapter that lies beside them."""
+    return [p for p in folder.glob("*.safetensors") if p.name not in (HEAD_FILE, "adapter_model.safetensors")]
+
+
 def digest_weights(folder: str) -> str:
-    """One digest over the configuration and all weight files of a checkpoint folder."""
-    files = [p for p in Path(folder).glob("*.safetensors") if p.name not in (HEAD_FILE, "adapter_model.safetensors")]
-    return _combine([*files, Path(folder) / "config.json"])
+    """One digest over the configuration, all weight files and any code of a checkpoint folder."""
+    return _combine([*weight_files(Path(folder)), *Path(folder).glob("*.py"), Path(folder) / "config.json"])
 
 
 def digest_adapter(folder: str) -> str:

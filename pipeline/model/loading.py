@@ -5,7 +5,14 @@ Called by the encoders in this package; knows nothing of batches.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
@@ -34,25 +41,54 @@ def load_backbone(
     Raises:
         ModelError: transformers cannot load it.
     """
-    transformers_logging.disable_progress_bar()
-    wants_head = checkpoint.adapter is not None
-    auto = AutoModelForCausalLM if wants_head else AutoModel
-    try:
-        model: nn.Module = auto.from_pretrained(
-            checkpoint.folder,
-            dtype=DTYPES[dtype],
-            use_safetensors=True,
-            trust_remote_code=allow_remote_code,
-            attn_implementation="sdpa",
-        )
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ModelError(f"transformers cannot load {checkpoint.source}: {str(error).splitlines()[0]}") from error
+    model = _load(checkpoint, dtype=DTYPES[dtype], allow_remote_code=allow_remote_code)
     if checkpoint.kind == "decoder":
         _add_emb_token(model, checkpoint.folder, emb_start)
     if checkpoint.adapter is not None:
         model = _merge_adapter(model, checkpoint.adapter)
     model.requires_grad_(False)
     return model.to(device).eval()
+
+
+def _load(checkpoint: Checkpoint, *, dtype: torch.dtype, allow_remote_code: bool) -> nn.Module:
+    auto = AutoModel if checkpoint.adapter is None or checkpoint.kind == "encoder" else AutoModelForCausalLM
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # it reports an LM head that is left out on purpose
+    try:
+        with _without_adapter(checkpoint.folder) as folder:
+            model, found = auto.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, trust_remote_code=allow_remote_code, output_loading_info=True
+            )
+    except (OSError, ValueError, ImportError, LookupError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"transformers cannot load {checkpoint.source}: {_first_line(error)}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    # transformers would draw what is missing at random: other vectors at each start
+    missing = sorted(name for name in found["missing_keys"] if "pooler." not in name)
+    if missing:
+        raise ModelError(
+            f"the weights of {checkpoint.source} lack {len(missing)} of the model's tensors, such as {missing[0]}; "
+            "copy all of its *.safetensors"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _without_adapter(folder: str) -> Iterator[str]:
+    """The folder as if no adapter lay in it: transformers would apply that one by itself, and we would again."""
+    if not (Path(folder) / "adapter_config.json").is_file():
+        yield folder
+        return
+    with TemporaryDirectory() as bare:
+        for path in Path(folder).iterdir():
+            if not path.name.startswith("adapter_"):
+                (Path(bare) / path.name).symlink_to(path.resolve())
+        yield bare
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _add_emb_token(model: nn.Module, folder: str, emb_start: str) -> None:
@@ -73,16 +109,23 @@ def _merge_adapter(model: nn.Module, adapter: str) -> nn.Module:
     from peft import PeftModel
 
     try:
-        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"the adapter at {adapter} does not fit the model: {str(error).splitlines()[0]}") from error
+        with safe_open(Path(adapter) / "adapter_model.safetensors", framework="pt") as tensors:
+            names = list(tensors.keys())
+        # trained on the model with its LM head, or on what is below it
+        with_head = any(name.startswith(f"base_model.model.{model.base_model_prefix}.") for name in names)
+        with warnings.catch_warnings():
+            # peft only warns of layers for which the adapter has nothing, and leaves them as they were
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers
+            peft_model = PeftModel.from_pretrained(model if with_head else model.base_model, adapter)
+            merged = peft_model.merge_and_unload()
+    except (OSError, ValueError, LookupError, RuntimeError, TypeError, SafetensorError, UserWarning) as error:
+        raise ModelError(f"the adapter at {adapter} does not fit the model: {_first_line(error)}") from error
     base: nn.Module = merged.base_model
     return base
 
 
 def load_head(folder: str) -> dict[str, Tensor]:
     """Means by role and a projection applied after pooling, float32; empty where the checkpoint has none."""
-    from pathlib import Path
-
     path = Path(folder) / HEAD_FILE
     return {name: t.float() for name, t in load_file(path).items()} if path.is_file() else {}

@@ -24,6 +24,10 @@ from transformers import AttentionInterface
 
 ATTENTION = "t1_packed"
 
+# What some models' attention does beside softmax(q.k) v: a window, a cap on scores, sinks. Not computed here; a window
+# longer than the probe would not show when the result is checked.
+_NOT_COMPUTED = ("sliding_window", "softcap", "s_aux")
+
 
 @dataclass(slots=True)
 class PrefixState:
@@ -97,10 +101,16 @@ def attend(
 
     Returns:
         [1, tokens, heads, head_dim], and None for the weights.
+
+    Raises:
+        ValueError: the model's attention is of a kind that is not computed here.
     """
     layout = _active
     if layout is None:
         raise RuntimeError("packed attention was called outside packing()")
+    for name in _NOT_COMPUTED:
+        if options.get(name) is not None:
+            raise ValueError(f"the model's attention has a {name}")
     layer = int(getattr(module, "layer_idx"))  # noqa: B009 - not an attribute of nn.Module's type
     if layout.record is not None:
         layout.record.layers[layer] = (key.clone(), value.clone())

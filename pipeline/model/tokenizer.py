@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,19 +21,23 @@ from tokenizers import AddedToken, Tokenizer
 from pipeline.errors import ModelError
 from pipeline.prompts import EMB_TOKEN, Prompt
 
+_TRAINED_PART = re.compile(r"({%[-+]?\s*)(end)?generation\b")
+
 
 class TextTokenizer:
     """A model's tokenizer with `<emb_token>`; safe to share between threads that only encode."""
 
     def __init__(self, folder: str) -> None:
         path = Path(folder)
-        self._bodies = Tokenizer.from_file(str(path / "tokenizer.json"))
+        try:
+            self._bodies = Tokenizer.from_file(str(path / "tokenizer.json"))
+        except Exception as error:  # tokenizers raises nothing more precise
+            raise ModelError(f"tokenizer.json of {folder} cannot be read: {error}; save it anew") from error
         self._bodies.no_truncation()
         self._bodies.no_padding()
-        self.size_before = self._bodies.get_vocab_size(with_added_tokens=True)
+        self.emb_token_added = self._bodies.token_to_id(EMB_TOKEN) is None
         self._bodies.add_special_tokens([AddedToken(EMB_TOKEN, special=True, normalized=False)])
         self.emb_token_id = int(self._bodies.token_to_id(EMB_TOKEN) or 0)
-        self.emb_token_added = self.emb_token_id >= self.size_before
         self._frames = Tokenizer.from_str(self._bodies.to_str())
         self._bodies.encode_special_tokens = True
         self._template = _chat_template(path)
@@ -80,15 +85,19 @@ class TextTokenizer:
         if self._template is None:
             raise ModelError("this model has no chat template")
         source, names = self._template
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         environment.globals["raise_exception"] = _refuse
+        # transformers' own block, which marks what a model is trained on and prints what it holds
+        source = _TRAINED_PART.sub(lambda found: f"{found[1]}{'endif' if found[2] else 'if true'}", source)
         try:
             return str(
                 environment.from_string(source).render(
                     messages=messages, add_generation_prompt=True, enable_thinking=False, **names
                 )
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, LookupError) as error:
             raise ModelError(f"the model's chat template cannot be used: {error}") from error
 
     @property
@@ -104,7 +113,10 @@ def _refuse(message: str) -> None:
 def _chat_template(folder: Path) -> tuple[str, dict[str, Any]] | None:
     """The template's source and the special tokens that it may name."""
     config_path = folder / "tokenizer_config.json"
-    config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
+    try:
+        config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
+    except ValueError as error:
+        raise ModelError(f"tokenizer_config.json of {folder} is not valid JSON: {error}") from error
     file = folder / "chat_template.jinja"
     source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
     if isinstance(source, list):  # several named templates

@@ -60,18 +60,18 @@ class Committer:
         return self._dataset
 
     def _begin(self, database: Database) -> lance.LanceDataset:
-        """Opens the table; makes a version without rows when it is new or holds another fingerprint's vectors.
+        """Opens the table; makes a version without rows when it has none with this fingerprint's vectors.
 
-        The version that readers see stays tagged, so the old vectors serve until the new ones are published.
+        The version that readers see stays tagged, so the old vectors serve until the new ones are published. Where the
+        latest version is another encoder's that was given up, the published one becomes the latest again.
         """
-        if database.exists("documents"):
-            dataset = database.open("documents")
-            if read_fingerprint(dataset.schema) == read_fingerprint(self.schema):
-                return dataset
-            version = dataset.version
-        else:
-            version = 0
-        return self._commit(lance.LanceOperation.Overwrite(self.schema, []), read_version=version)
+        latest = int(database.open("documents").version) if database.exists("documents") else 0
+        found = database.open_fingerprint(read_fingerprint(self.schema))
+        if found is None:
+            return self._commit(lance.LanceOperation.Overwrite(self.schema, []), read_version=latest)
+        if found.version == latest:
+            return found
+        return self._commit(lance.LanceOperation.Restore(found.version), read_version=latest)
 
     def add(self, written: WrittenFragments) -> bool:
         """Takes fragments; commits when a bound is reached and says whether it did."""

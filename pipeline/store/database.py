@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipeline.errors import StorageError, TableError
 from pipeline.storage import is_local, join, lance_options, normalise, open_filesystem, redact
+from pipeline.store.schema import read_fingerprint
 
 LIVE = "live"
 # A table at one version.
@@ -65,6 +66,21 @@ class Database:
             return None
         tags = self.open("documents").tags.list()
         return int(tags[LIVE]["version"]) if LIVE in tags else None
+
+    def open_fingerprint(self, fingerprint: str) -> lance.LanceDataset | None:
+        """The version that a run with this encoder goes on from; None when it has to start without rows.
+
+        The latest version when it holds such vectors; else what readers see, so that another encoder, begun and given
+        up, costs nothing of what is published.
+        """
+        if not self.exists("documents"):
+            return None
+        latest = self.open("documents")
+        if read_fingerprint(latest.schema) == fingerprint:
+            return latest
+        version = self.live_version()
+        live = self.open("documents", version=version) if version is not None else latest
+        return live if read_fingerprint(live.schema) == fingerprint else None
 
     def check_writable(self) -> None:
         """Writes and removes a small file, so that a store that refuses is found before any work is done.

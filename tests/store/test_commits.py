@@ -38,7 +38,7 @@ def _ids(writer: Committer) -> list[str]:
 
 def test_rows_come_back_as_they_were(database: Database) -> None:
     metadata = json.dumps({"année": 2020, "tags": ["a", "b"], "deep": {"none": None, "quote": '"'}}, sort_keys=True)
-    rows = [Row("a", 0, "títle", "first\nline", metadata), Row("a", 1, "títle", "𝔘nicode", metadata), Row("b")]
+    rows = [Row("a", 0, "títle", "first\nline", metadata), Row("a", 1, "títle", "🙂 text", metadata), Row("b")]
     table = store(database, rows).to_table()
     expected = as_table(rows)
     for name in set(expected.column_names) - {"metadata", "vector"}:
@@ -191,6 +191,22 @@ def test_a_new_fingerprint_starts_without_rows_while_readers_keep_the_old(databa
     assert database.open("documents", version=LIVE).schema.field("vector").type.list_size == 16
     old = database.open("documents", version=published)
     assert sorted(old.to_table().column("id").to_pylist()) == ["a", "b"]
+
+
+def test_the_published_encoder_takes_over_from_one_that_was_given_up(database: Database) -> None:
+    published = live.publish(store(database, [Row("a"), Row("b")]))
+    ids = database.open("documents").to_table(columns=["id"], with_row_id=True).to_pydict()
+    store(database, [Row("a")], table_schema=schema(weights="other"))
+    writer = committer(database, run_id="run-3")
+    assert committed_runs(writer.dataset, [writer.version]) == {writer.version: "run-3"}
+    assert writer.version > published
+    assert writer.dataset.to_table(columns=["id"], with_row_id=True).to_pydict() == ids
+    writer.add(_written(database, "c"))
+    writer.flush()
+    assert _ids(writer) == ["a", "b", "c"]
+    again = writer.dataset.to_table(columns=["id"], with_row_id=True).to_pydict()
+    assert len(set(again["_rowid"])) == 3
+    assert database.live_version() == published
 
 
 def test_row_ids_stay_stable_after_a_swap(database: Database) -> None:

@@ -99,8 +99,14 @@ def test_it_finds_what_is_meant(dataset: lance.LanceDataset, where: str, ids: st
 
 @pytest.mark.parametrize(
     "where",
-    ["id = 'a'", "text like '%metadata.x%'", "'metadata.x' = title", "title = 'it''s metadata.x = 1'", "my_metadata.x = 1"],
-)  # fmt: skip
+    [
+        "id = 'a'",
+        "text like '%metadata.x%'",
+        "'metadata.x' = title",
+        "title = 'it''s metadata.x = 1'",
+        "my_metadata.x = 1",
+    ],
+)
 def test_what_is_no_field_is_left_alone(where: str) -> None:
     assert to_lance(where) == where
 

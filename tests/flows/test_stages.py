@@ -1,0 +1,123 @@
+"""The stages without Ray: what is read, what is encoded together, what is written, what is set aside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.corpus.locate import locate
+from pipeline.errors import CorpusChanged
+from pipeline.flows.stages import EncodeStage, ReadTask, _documents_table, _selected, write_fragments
+from pipeline.model.bundle import open_bundle
+from pipeline.model.encoder import Encoder
+from pipeline.records import Document, FieldMap, Reason
+from pipeline.settings import ModelSettings
+from pipeline.store.diff import Plan
+from pipeline.store.schema import documents_schema
+from tests.flows.corpora import MODEL, document, write_jsonl
+
+_SETTINGS = ModelSettings(model=MODEL, chunk_tokens=32, overlap_tokens=4)
+
+
+def _task(corpus: Path) -> ReadTask:
+    shards = tuple(locate([str(corpus)]))
+    return ReadTask(shards, FieldMap(text="text", id="id"), 10_000, _SETTINGS, "cpu", 64)
+
+
+def _plan(*mask: bool) -> Plan:
+    chosen = np.array(mask, np.bool_)
+    return Plan([chosen], [~chosen], np.empty(0, np.uint64), 0, 0, 0, 0)
+
+
+def test_only_what_was_selected_is_read(tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", [document("a"), "{broken", document("b"), document("c")])
+    assert [d.id for d in _selected(_task(corpus), _plan(True, False, True), 0)] == ["a", "c"]
+
+
+def test_a_limit_that_ends_inside_a_shard_ends_the_read(tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", [document(name) for name in "abcd"])
+    assert [d.id for d in _selected(_task(corpus), _plan(True, True), 0)] == ["a", "b"]
+
+
+def test_a_shard_that_became_shorter_between_scan_and_read(tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", [document("a"), document("b")])
+    with pytest.raises(CorpusChanged, match=r"held 3 documents when it was scanned and 2 when it was read"):
+        list(_selected(_task(corpus), _plan(True, True, True), 0))
+
+
+def _documents(*texts: str) -> list[Document]:
+    return [Document(f"d{i}", "", text, "{}", "s.jsonl", i) for i, text in enumerate(texts)]
+
+
+class _Failing(Encoder):
+    """Gives unit vectors, but for bodies longer than ten tokens values that are not finite."""
+
+    def __init__(self) -> None:
+        self.dim = 64
+        self.batch_tokens = 1 << 20
+
+    def frame_tokens(self, role: str) -> int:
+        return 0
+
+    def _groups(self, lengths):  # type: ignore[no-untyped-def]
+        return [list(range(len(lengths)))]
+
+    def _is_out_of_memory(self, error: Exception) -> bool:
+        return False
+
+    def _forward(self, bodies, role):  # type: ignore[no-untyped-def]
+        vectors = np.zeros((len(bodies), 64), np.float32)
+        vectors[:, 0] = [np.nan if len(body) > 10 else 1.0 for body in bodies]
+        return vectors, sum(map(len, bodies)), 0
+
+
+def _encoded(documents: list[Document], *, encoder: Encoder | None = None) -> pa.Table:
+    stage = EncodeStage(_SETTINGS, "cpu", None, None, "run-1")
+    if encoder is not None:
+        stage.encoder = encoder
+    return stage(_documents_table(documents, open_bundle(_SETTINGS, device="cpu")))
+
+
+def test_a_document_becomes_a_row_a_chunk() -> None:
+    documents = _documents("short", " ".join(f"word{n}" for n in range(60)), "short again")
+    rows = _encoded(documents)
+    ids, chunks = rows.column("id").to_pylist(), rows.column("chunk").to_pylist()
+    num_chunks = ids.count("d1")
+    assert num_chunks > 3
+    assert ids == ["d0", *["d1"] * num_chunks, "d2"]
+    assert chunks == [0, *range(num_chunks), 0]
+    vectors = np.asarray(rows.column("vector").to_pylist())
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert [json.loads(text)["tokens"] for text in rows.column("stats").to_pylist() if text] == [
+        sum(rows.column("num_tokens").to_pylist())
+    ]
+
+
+def test_a_slice_of_a_block_is_its_own_documents() -> None:
+    bundle = open_bundle(_SETTINGS, device="cpu")
+    table = _documents_table(_documents("one", "two words", "three words here", "four"), bundle)
+    stage = EncodeStage(_SETTINGS, "cpu", None, None, "run-1")
+    whole, part = stage(table), stage(table.slice(1, 2))
+    assert part.column("id").to_pylist() == ["d1", "d2"]
+    assert part.column("text").to_pylist() == ["two words", "three words here"]
+    assert part.column("num_tokens").to_pylist() == whole.column("num_tokens").to_pylist()[1:3]
+    assert part.column("vector").to_pylist() == whole.column("vector").to_pylist()[1:3]
+
+
+def test_a_document_that_fails_in_one_chunk_is_set_aside_whole(tmp_path: Path) -> None:
+    documents = _documents("short", " ".join(f"word{n}" for n in range(30)), "fine")
+    rows = _encoded(documents, encoder=_Failing())
+    assert rows.column("id").to_pylist().count("d1") > 1
+    schema = documents_schema(open_bundle(_SETTINGS, device="cpu").identity, encoder="{}")
+    (text,) = write_fragments(rows, uri=str(tmp_path / "documents.lance"), schema=schema).column("result").to_pylist()
+    result = json.loads(text)
+    assert (result["num_documents"], result["num_rows"]) == (2, 2)
+    (aside,) = result["rejected"]
+    assert (aside["id"], aside["shard"], aside["offset"]) == ("d1", "s.jsonl", 1)
+    assert aside["reason"] == Reason.NOT_FINITE
+    assert aside["detail"]
+    assert aside["text"].startswith("word0")

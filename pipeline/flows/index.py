@@ -19,7 +19,7 @@ import ray
 
 from pipeline.corpus.fields import detect_fields
 from pipeline.corpus.locate import locate
-from pipeline.errors import PublishRefused, SettingsError
+from pipeline.errors import CorpusError, PublishRefused, SettingsError
 from pipeline.flows.cluster import Pool, Resources, choose_device, connected, size_pool
 from pipeline.flows.failures import root_cause
 from pipeline.flows.guards import check_deletions, check_quarantine
@@ -136,6 +136,11 @@ def _index(run: _Run, resources: Resources) -> None:
     plan, summary = _scan(run, resources)
     report = run.report
     report.documents_unchanged, report.documents_duplicate = summary.num_unchanged, summary.num_duplicates
+    if not summary.num_documents:
+        raise CorpusError(
+            f"none of the {report.documents_read:,} rows read is a document; "
+            f"`t1 status --db {redact(run.database.uri)}` counts why; nothing was published"
+        )
     check_deletions(summary, allowed=run.settings.corpus.max_delete)
     run.reporter.say(
         f"scan: {summary.num_documents:,} documents, {summary.num_selected:,} to encode ({summary.num_changed:,} "

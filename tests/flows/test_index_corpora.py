@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.errors import CorpusError
 from pipeline.flows.index import index
-from tests.flows.corpora import document, settings_for, table_rows, write_jsonl
+from pipeline.store.database import Database
+from tests.flows.corpora import document, record_rows, settings_for, table_rows, write_jsonl
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -72,3 +74,11 @@ def test_one_file_read_in_pieces_keeps_every_document(tmp_path: Path) -> None:
     assert [row["id"] for row in table_rows(db)] == [row["id"] for row in rows]
     assert report.version is not None
     assert report.version > 3  # several commits, not one
+
+
+def test_a_corpus_without_one_good_document_publishes_nothing(tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", ["{broken", json.dumps({"id": "a", "text": " "}), "{again"])
+    with pytest.raises(CorpusError, match="none of the 3 rows read is a document"):
+        index(settings_for(corpus, tmp_path / "db", corpus__text_field="text"), quiet=True)
+    assert Database.at(str(tmp_path / "db")).live_version() is None
+    assert len(record_rows(tmp_path / "db", "quarantine")) == 3

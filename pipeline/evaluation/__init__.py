@@ -1,1 +1,0 @@
-"""Metrics, collections and reports over run files."""

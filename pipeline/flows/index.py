@@ -27,7 +27,7 @@ from pipeline.flows.progress import Reporter, reporting
 from pipeline.flows.report import RunReport, quarantine_rows
 from pipeline.flows.scan import PlanSummary, decide_remotely, obsolete_rows, scan_shards
 from pipeline.flows.stages import ReadTask
-from pipeline.flows.stream import WINDOW_DOCUMENTS, StreamSettings, stream
+from pipeline.flows.stream import StreamSettings, choose_window, stream
 from pipeline.model.bundle import ModelBundle, open_bundle
 from pipeline.records import FieldMap, Reason, Rejected, Shard
 from pipeline.settings import IndexSettings
@@ -237,7 +237,7 @@ def _encode(run: _Run, plan: Any, summary: PlanSummary, committer: Committer, sc
 
 def _stage_settings(run: _Run) -> StreamSettings:
     pool = run.settings.pool
-    window = pool.window_documents or WINDOW_DOCUMENTS[run.pool.device]
+    window = pool.window_documents or choose_window(run.pool)
     read = ReadTask(
         tuple(run.shards), run.fields, run.settings.corpus.max_text_chars, run.bundle.settings, run.pool.device, window
     )

@@ -19,8 +19,9 @@ import ray
 from pipeline.flows.cluster import READ_CPUS, WRITE_CPUS, Pool
 from pipeline.flows.stages import EncodeStage, ReadTask, read_and_tokenise, write_fragments
 
-# Documents sorted and encoded together: enough to fill batches, few enough that a kill loses little.
-WINDOW_DOCUMENTS = {"cpu": 64, "cuda": 2_048}
+# Documents encoded together: enough to fill every lane several times, few enough that a kill loses little.
+_CUDA_WINDOW_DOCUMENTS = 2_048
+_CPU_WINDOW_DOCUMENTS_PER_THREAD = 32
 _BLOCK_BYTES_PER_DOCUMENT = 8 * 2**10
 _MIN_BLOCK_BYTES = 256 * 2**10
 _WINDOWS_IN_FLIGHT = 2
@@ -43,6 +44,13 @@ class StreamSettings:
     batch_tokens: int | None
     run_id: str
     uri: str
+
+
+def choose_window(pool: Pool) -> int:
+    """Documents that one call of an encoder gets, where the user names no number."""
+    if pool.device == "cuda":
+        return _CUDA_WINDOW_DOCUMENTS
+    return _CPU_WINDOW_DOCUMENTS_PER_THREAD * max(2, pool.threads or 1)
 
 
 def stream(

@@ -6,9 +6,11 @@ Knows nothing of Ray or tables. `load.load_encoder` makes one; flows and benchma
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,10 +52,14 @@ class Encoder(ABC):
     Attributes:
         dim: Length of a vector.
         batch_tokens: Tokens of one forward pass; halved for good when memory runs out.
+        num_lanes: Groups encoded at the same time.
     """
 
     dim: int
     batch_tokens: int
+    num_lanes = 1
+    _lanes: ThreadPoolExecutor | None = None
+    _counting = threading.Lock()
 
     @abstractmethod
     def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
@@ -82,14 +88,36 @@ class Encoder(ABC):
         frame = self.frame_tokens(role)
         lengths = [len(body) + frame for body in bodies]
         result = Encoded(np.zeros((len(bodies), self.dim), dtype=np.float32), num_tokens=sum(lengths))
-        for group in self._groups(lengths):
-            self._encode_group(group, bodies, role, result)
+        self._encode_groups(self._groups(lengths), bodies, role, result)
         bad = np.flatnonzero(~np.isfinite(result.vectors).all(axis=1))
         for position in bad:
             result.failures[int(position)] = Reason.NOT_FINITE
             result.vectors[position] = 0.0
         result.seconds = time.perf_counter() - begin
         return result
+
+    def _encode_groups(self, groups: list[list[int]], bodies: Sequence[TokenIds], role: Role, result: Encoded) -> None:
+        """All groups: side by side in lanes where there are enough of them, else one after the other."""
+        if self._lanes is None or len(groups) < self.num_lanes:
+            for group in groups:
+                self._encode_group(group, bodies, role, result)
+            return
+        pending = [self._lanes.submit(self._encode_group, group, bodies, role, result) for group in groups]
+        for future in pending:
+            future.result()
+
+    def open_lanes(self, count: int, prepare: Callable[[], None]) -> None:
+        """From now on, encodes `count` groups at a time, each in a thread of its own.
+
+        On CPU this beats one group on all cores: no barrier after every operation, and a core that is taken away for a
+        moment holds up one lane instead of all.
+
+        Args:
+            count: Lanes, >= 1; one changes nothing.
+            prepare: Called in each thread before its first group.
+        """
+        self.num_lanes = count
+        self._lanes = ThreadPoolExecutor(count, thread_name_prefix="lane", initializer=prepare) if count > 1 else None
 
     def _encode_group(self, group: list[int], bodies: Sequence[TokenIds], role: Role, result: Encoded) -> None:
         try:
@@ -99,8 +127,9 @@ class Encoder(ABC):
                 raise
         else:
             result.vectors[group] = vectors
-            result.num_slots += slots
-            result.flops += flops
+            with self._counting:
+                result.num_slots += slots
+                result.flops += flops
             return
         if len(group) == 1:
             _log.warning("a text of %d tokens does not fit in memory even alone", len(bodies[group[0]]))

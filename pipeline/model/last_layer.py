@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
 
 _PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
-_wanted: Tensor | None = None
+_wanted: ContextVar[Tensor | None] = ContextVar("wanted", default=None)
 
 
 @contextmanager
 def wanted_rows(rows: Tensor) -> Iterator[None]:
     """Within it, a wrapped last layer returns only these rows of its one long sequence."""
-    global _wanted
-    _wanted = rows
+    token = _wanted.set(rows)
     try:
         yield
     finally:
-        _wanted = None
+        _wanted.reset(token)
 
 
 class TrimmedLayer(nn.Module):
@@ -44,11 +44,12 @@ class TrimmedLayer(nn.Module):
     def forward(self, hidden_states: Tensor, *args: Any, **options: Any) -> Tensor:
         """[1, tokens, hidden] to [1, wanted, hidden]."""
         layer: Any = self.layer
-        if _wanted is None:
+        rows = _wanted.get()
+        if rows is None:
             result: Tensor = layer(hidden_states, *args, **options)
             return result
         attended = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **options)[0]
-        residual = hidden_states[:, _wanted] + attended[:, _wanted]
+        residual = hidden_states[:, rows] + attended[:, rows]
         trimmed: Tensor = residual + layer.mlp(layer.post_attention_layernorm(residual))
         return trimmed
 

@@ -22,7 +22,7 @@ def load_encoder(
     Args:
         bundle: From `open_bundle`.
         device: "cpu" or "cuda".
-        threads: Torch threads on CPU; all of the process's cores when None.
+        threads: Threads on CPU: lanes that each encode a group, or one group on all; all of the process's cores when None.
         batch_tokens: Tokens of one forward pass; by device when None.
 
     Raises:
@@ -38,11 +38,15 @@ def load_encoder(
         raise ModelError(
             "--device cuda was asked for, but torch sees no CUDA device here; use --device cpu or a GPU node"
         )
+    threads = threads or len(os.sched_getaffinity(0))
     if device == "cpu":
-        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(threads)
     if bundle.checkpoint.kind == "encoder":
         from pipeline.model.peer import MeanPoolingEncoder as Chosen
     else:
         from pipeline.model.decoder import DecoderEncoder as Chosen  # type: ignore[assignment]
     default = CUDA_BATCH_TOKENS if device == "cuda" else CPU_BATCH_TOKENS
-    return Chosen(bundle, device=torch.device(device), batch_tokens=batch_tokens or default)
+    encoder: Encoder = Chosen(bundle, device=torch.device(device), batch_tokens=batch_tokens or default)
+    if device == "cpu":
+        encoder.open_lanes(threads, prepare=lambda: torch.set_num_threads(1))
+    return encoder

@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -60,18 +61,18 @@ class Packing:
     prefix_slots: Tensor | None = None
 
 
-_active: Packing | None = None
+# A context variable, because lanes of one encoder run side by side.
+_active: ContextVar[Packing | None] = ContextVar("packing", default=None)
 
 
 @contextmanager
 def packing(layout: Packing) -> Iterator[None]:
-    """Makes `layout` the one that attention follows. One forward pass at a time in a process."""
-    global _active
-    _active = layout
+    """Makes `layout` the one that attention follows in this thread."""
+    token = _active.set(layout)
     try:
         yield
     finally:
-        _active = None
+        _active.reset(token)
 
 
 def lay_out(lengths: Sequence[int], *, prefix: PrefixState | None, device: torch.device) -> Packing:
@@ -105,7 +106,7 @@ def attend(
     Raises:
         ValueError: the model's attention is of a kind that is not computed here.
     """
-    layout = _active
+    layout = _active.get()
     if layout is None:
         raise RuntimeError("packed attention was called outside packing()")
     for name in _NOT_COMPUTED:

@@ -22,7 +22,8 @@ def load_encoder(
     Args:
         bundle: From `open_bundle`.
         device: "cpu" or "cuda".
-        threads: Threads on CPU: lanes that each encode a group, or one group on all; all of the process's cores when None.
+        threads: Threads on CPU: so many lanes that each encode a group, or one group on all of them; every core of the
+            process when None.
         batch_tokens: Tokens of one forward pass; by device when None.
 
     Raises:

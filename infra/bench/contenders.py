@@ -29,6 +29,7 @@ def _saved_with_emb_token(workload: Any, scratch: Path, device: str) -> Path:
         model.save_pretrained(folder)  # type: ignore[operator]
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
         tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<emb_token>", special=True)]})
+        tokenizer.chat_template = None  # the texts are spelled out; sentence-transformers would wrap them once more
         tokenizer.save_pretrained(folder)
     return folder
 
@@ -49,6 +50,7 @@ def sentence_transformers(workload: Any, *, device: str, scratch: Path) -> Any:
     transformer = Transformer(str(folder), model_kwargs={"dtype": dtype}, max_seq_length=2048)
     size = transformer.get_embedding_dimension()
     model = SentenceTransformer(modules=[transformer, Pooling(size, "lasttoken"), Normalize()], device=device)
+    model.max_seq_length = 2048  # else the tokenizer's own limit may cut `<emb_token>` off the longest texts
     texts = _spelled(workload)
     model.encode(texts[:32])
 

@@ -5,7 +5,7 @@ Knows names that corpora use; knows no file format. Called by flows before anyth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -67,8 +67,9 @@ def detect_fields(
         )
     found_id = _choose(ID_NAMES, rows, kinds=(str, bytes, int), distinct=True) if id is None else id
     if title is None:
-        # A column of blank titles is still a column of titles, and no metadata.
-        title = _choose(TITLE_NAMES, rows, kinds=(str, bytes), taken=found_text, blank=True)
+        # Where every title is blank, the column still is no metadata.
+        blank_too = [{name: value or "-" for name, value in row.items()} for row in rows]
+        title = _choose(TITLE_NAMES, blank_too, kinds=(str, bytes), taken=found_text)
     fields = FieldMap(
         text=found_text,
         id=found_id or None,
@@ -125,28 +126,24 @@ def _check_named(option: str, names: Sequence[str | None], columns: Sequence[str
 
 
 def _choose(
-    names: Sequence[str],
-    rows: Sequence[Row],
-    *,
-    kinds: tuple[type, ...],
-    taken: str = "",
-    distinct: bool = False,
-    blank: bool = False,
+    names: Sequence[str], rows: Sequence[Row], *, kinds: tuple[type, ...], taken: str = "", distinct: bool = False
 ) -> str | None:
     """The first known name that most rows use, else the first that any uses; exact spelling before another case."""
     columns = dict.fromkeys(name for row in rows for name in row if name != taken)
     by_lower = {name.lower(): name for name in reversed(columns)}
     candidates = [name if name in columns else by_lower.get(name, "") for name in names]
-    usable: dict[str, list[Any]] = {
-        name: [row[name] for row in rows if type(row.get(name)) in kinds and (blank or str(row[name]).strip())]
-        for name in candidates
-        if name
+    usable: Mapping[str, list[Any]] = {
+        name: [row[name] for row in rows if _is_usable(row.get(name), kinds)] for name in candidates if name
     }
     for least in (len(rows) / 2, 1):
         for name, values in usable.items():
             if len(values) >= least and not (distinct and _repeats(values)):
                 return name
     return None
+
+
+def _is_usable(value: object, kinds: tuple[type, ...]) -> bool:
+    return type(value) in kinds and not (isinstance(value, (str, bytes)) and not value.strip())
 
 
 def _repeats(values: Sequence[Any]) -> bool:

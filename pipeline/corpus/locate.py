@@ -18,7 +18,7 @@ from pipeline.corpus.formats import format_of, read_extensions, split_name
 from pipeline.corpus.layouts import select_corpus, visible
 from pipeline.corpus.splits import CorpusFile, bundle_texts, split_file
 from pipeline.corpus.streams import is_missing_bucket, storage_errors
-from pipeline.errors import CorpusError, SettingsError, StorageError
+from pipeline.errors import CorpusError, SettingsError
 from pipeline.records import Format, Shard
 from pipeline.storage import is_local, normalise, open_filesystem, redact
 
@@ -75,8 +75,6 @@ def _expand(uri: str, format: Format | None) -> list[CorpusFile]:
         except FileNotFoundError as error:
             if is_missing_bucket(error):
                 raise
-            if uri.startswith(("s3://", "s3a://")) and "/" not in path:
-                raise StorageError(f"no bucket {redact(uri)}; check its name and the endpoint") from error
             # Only now: a name with brackets or question marks that exists is meant literally.
             if any(char in uri for char in _MAGIC):
                 return _expand_glob(fs, path, uri=uri, format=format)

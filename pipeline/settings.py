@@ -97,6 +97,9 @@ class PoolSettings(_Section):
         None, ge=1, description="Torch threads of one CPU encoder; its share of the machine when unset."
     )
     batch_tokens: int | None = Field(None, ge=64, description="Tokens a forward pass; chosen by device when unset.")
+    compile_layers: bool | None = Field(
+        None, description="On CUDA, compile the model first; when unset, where enough is to be encoded to win it back."
+    )
     window_documents: int | None = Field(
         None, ge=1, description="Documents sorted by length together; by device when unset."
     )

@@ -137,7 +137,7 @@ def our_pipeline(workload: Any, *, device: str, scratch: Path) -> Any:
         db=str(scratch / "db"),
         corpus=CorpusSettings(uris=(str(path),)),
         encoder=workload.bundle.settings,
-        pool=PoolSettings(device="cuda" if device == "cuda" else "cpu"),
+        pool=PoolSettings(device="cuda" if device == "cuda" else "cpu", compile_layers=True),
     )
 
     def run() -> Any:

@@ -10,7 +10,9 @@ matrix-product rate is measured beside each of them, because shared machines dri
 from __future__ import annotations
 
 import json
+import os
 import platform
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -64,6 +66,14 @@ def ceiling(device: str, dtype: str) -> float:
     return 2 * size**3 / best
 
 
+def machine(device: str) -> str:
+    """What this was measured on."""
+    import torch
+
+    cores = f"{len(os.sched_getaffinity(0))} cores of {platform.machine()}, torch {torch.__version__}"
+    return f"{torch.cuda.get_device_name()}, {cores}" if device == "cuda" else cores
+
+
 def read_texts(corpus: str | None, count: int, seed: int) -> list[str]:
     """The first documents of a JSONL corpus, or words drawn at random with lengths like an abstract's."""
     if corpus is not None:
@@ -104,9 +114,11 @@ def measure(workload: Workload, name: str, device: str, run: Any) -> Any:
     return vectors
 
 
-def bare_loop(workload: Workload, device: str, threads: int | None) -> Any:
+def bare_loop(workload: Workload, device: str, threads: int | None, *, compiles: bool = True) -> Any:
     """Our encoder alone: windows of documents, no Ray, no table."""
-    encoder = load_encoder(workload.bundle, device=device, threads=threads)
+    begin = time.perf_counter()
+    encoder = load_encoder(workload.bundle, device=device, threads=threads, compiles=compiles)
+    load_s = time.perf_counter() - begin
     window = 64 if device == "cpu" else 2048
     encoder.encode(workload.bodies[:window], role="document")  # warm-up, as the others get
 
@@ -116,7 +128,7 @@ def bare_loop(workload: Workload, device: str, threads: int | None) -> Any:
             encoder.encode(workload.bodies[low : low + window], role="document")
             for low in range(0, len(workload.bodies), window)
         ]
-        facts = {"slots": sum(r.num_slots for r in results), "flops": sum(r.flops for r in results)}
+        facts = {"slots": sum(r.num_slots for r in results), "flops": sum(r.flops for r in results), "load_s": load_s}
         return np.concatenate([r.vectors for r in results]), time.perf_counter() - begin, facts
 
     return run
@@ -133,6 +145,14 @@ def apply_head(bundle: ModelBundle, vectors: Any) -> Any:
     return head(torch.from_numpy(vectors), "document").numpy()
 
 
+def check(workload: Workload, vectors: Any, expected: Any) -> None:
+    """Says, and keeps, how far a contender's vectors are from ours."""
+    if expected is not None:
+        worst = float((vectors * expected).sum(1).min())
+        workload.rows[-1]["lowest_cosine"] = worst
+        click.echo(f"{'':<44}lowest cosine to ours: {worst:.6f}")
+
+
 def report(workload: Workload) -> dict[str, Any]:
     """The bars: ratios of what was measured."""
     rate = {row["name"][:1]: row["tokens_per_s"] for row in workload.rows}
@@ -145,6 +165,8 @@ def report(workload: Workload) -> dict[str, Any]:
     for other, name in (("a", "sentence-transformers"), ("b", "plain Ray Data script")):
         if other in rate and best in rate:
             found[f"ours / {name} (bar 2.0)"] = rate[best] / rate[other]
+    if {"c", "e"} <= set(rows):
+        found["compiled / not compiled"] = rate["c"] / rate["e"]
     if {"c", "d"} <= set(rows):
         # the pipeline's time beyond the bare loop's, each at the ceiling measured beside it
         relative = rows["c"]["tokens_per_s"] / rows["c"]["ceiling"] / (rate["d"] / rows["d"]["ceiling"]) - 1
@@ -161,7 +183,7 @@ def report(workload: Workload) -> dict[str, Any]:
 @click.option("--model", default="default", show_default=True)
 @click.option("--shape", type=click.Choice(sorted(SHAPES)), help="Random weights of this shape instead of --model.")
 @click.option("--threads", type=int)
-@click.option("--skip", multiple=True, type=click.Choice(["a", "b", "c", "d"]), help="Contenders to leave out.")
+@click.option("--skip", multiple=True, type=click.Choice(["a", "b", "c", "d", "e"]), help="Contenders to leave out.")
 @click.option("--out", type=click.Path(dir_okay=False))
 def main(corpus: str | None, documents: int, device: str, out: str | None, **options: Any) -> None:
     """Measures encoding speed side by side."""
@@ -171,7 +193,7 @@ def main(corpus: str | None, documents: int, device: str, out: str | None, **opt
             model = make_random_model(Path(scratch) / "model", shape=options["shape"], device=device)
         settings = ModelSettings(model=model, compute_dtype=options["dtype"])
         workload = prepare(settings, device, corpus, documents)
-        click.echo(f"{documents} documents, {workload.num_tokens:,} tokens with the frame, {platform.processor()}")
+        click.echo(f"{documents} documents, {workload.num_tokens:,} tokens with the frame, {machine(device)}")
         skip = set(options["skip"])
         expected = None
         plan = {
@@ -183,6 +205,10 @@ def main(corpus: str | None, documents: int, device: str, out: str | None, **opt
             run = bare_loop(workload, device, options["threads"])
             expected = measure(workload, "c our encoder, bare loop", device, run)
             del run
+        if "e" not in skip and device == "cuda":
+            run = bare_loop(workload, device, options["threads"], compiles=False)
+            check(workload, measure(workload, "e the same, layers not compiled", device, run), expected)
+            del run
         for key, (name, contender) in plan.items():
             if key in skip:
                 continue
@@ -192,16 +218,22 @@ def main(corpus: str | None, documents: int, device: str, out: str | None, **opt
                 click.echo(f"{name:<44}left out: {error}")
                 continue
             vectors = measure(workload, name, device, run)
-            if expected is not None:
-                # peers give the state's direction; ours is centred and projected where the model brings a head
-                final = vectors if key == "d" else apply_head(workload.bundle, vectors)
-                worst = float((final * expected).sum(1).min())
-                click.echo(f"{'':<44}lowest cosine to ours: {worst:.6f}")
+            # peers give the state's direction; ours is centred and projected where the model brings a head
+            check(workload, vectors if key == "d" else apply_head(workload.bundle, vectors), expected)
+            del run
         found = report(workload)
         for name, value in found.items():
             click.echo(f"{name:<60}{value:.3f}")
         if out:
-            Path(out).write_text(json.dumps({"rows": workload.rows, "found": found}, indent=1) + "\n")
+            hardware = machine(device)
+            Path(out).write_text(
+                json.dumps(
+                    {"hardware": hardware, "command": " ".join(["python -m infra.bench.encode", *sys.argv[1:]]),
+                     "num_documents": documents, "num_tokens": workload.num_tokens, "rows": workload.rows,
+                     "found": found},
+                    indent=1,
+                ) + "\n"
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pipeline.flows.progress import Reporter, reporting
 from pipeline.flows.report import RunReport, quarantine_rows
 from pipeline.flows.scan import PlanSummary, decide_remotely, obsolete_rows, scan_shards
 from pipeline.flows.stages import ReadTask
-from pipeline.flows.stream import StreamSettings, choose_window, stream
+from pipeline.flows.stream import StreamSettings, choose_window, is_worth_compiling, stream
 from pipeline.model.bundle import ModelBundle, open_bundle
 from pipeline.records import FieldMap, Reason, Rejected, Shard
 from pipeline.settings import IndexSettings
@@ -213,7 +213,7 @@ def _encode(run: _Run, plan: Any, summary: PlanSummary, committer: Committer, sc
     ready_at = math.inf
     run.reporter.say(f"encoding on {run.pool.describe()}")
     run.reporter.start(summary.num_selected)
-    for result in stream(_stage_settings(run), plan, summary.shards_to_read, schema=schema):
+    for result in stream(_stage_settings(run, summary.num_selected), plan, summary.shards_to_read, schema=schema):
         committer.add(WrittenFragments(tuple(result["fragments"]), result["num_rows"], result["size_bytes"]))
         ready_at = min(ready_at, result["ready_at"] or math.inf)
         report.documents_encoded += result["num_documents"]
@@ -235,10 +235,11 @@ def _encode(run: _Run, plan: Any, summary: PlanSummary, committer: Committer, sc
     check_quarantine(run.report, allowed=run.settings.corpus.max_quarantine, db=run.database.uri)
 
 
-def _stage_settings(run: _Run) -> StreamSettings:
+def _stage_settings(run: _Run, num_documents: int) -> StreamSettings:
     pool = run.settings.pool
+    compiles = is_worth_compiling(num_documents) if pool.compile_layers is None else pool.compile_layers
     window = pool.window_documents or choose_window(run.pool)
     read = ReadTask(
         tuple(run.shards), run.fields, run.settings.corpus.max_text_chars, run.bundle.settings, run.pool.device, window
     )
-    return StreamSettings(read, run.pool, pool.batch_tokens, run.report.run_id, run.database.documents_uri)
+    return StreamSettings(read, run.pool, pool.batch_tokens, compiles, run.report.run_id, run.database.documents_uri)

@@ -108,11 +108,9 @@ def _documents_table(documents: list[Document], bundle: ModelBundle) -> pa.Table
 class EncodeStage:
     """An actor round an `Encoder`: documents in, rows of the documents table out."""
 
-    def __init__(
-        self, encoder: ModelSettings, device: str, threads: int | None, batch_tokens: int | None, run_id: str
-    ) -> None:
+    def __init__(self, encoder: ModelSettings, device: str, run_id: str, **loading: Any) -> None:
         bundle = open_bundle(encoder, device=device)
-        self.encoder = load_encoder(bundle, device=device, threads=threads, batch_tokens=batch_tokens)
+        self.encoder = load_encoder(bundle, device=device, **loading)
         self.run_id = run_id
         self.ready_at = time.time()
 

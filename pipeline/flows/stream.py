@@ -25,6 +25,8 @@ _CPU_WINDOW_DOCUMENTS_PER_THREAD = 32
 _BLOCK_BYTES_PER_DOCUMENT = 8 * 2**10
 _MIN_BLOCK_BYTES = 256 * 2**10
 _WINDOWS_IN_FLIGHT = 2
+# Compiling takes about half a minute an encoder and wins back a fifth of the time (infra/bench/encode).
+_COMPILE_FROM_DOCUMENTS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class StreamSettings:
         read: For the read tasks.
         pool: The encoders.
         batch_tokens: Tokens of one forward pass; chosen by device when None.
+        compiles: Whether encoders on CUDA compile their layers first.
         run_id: Written into every row.
         uri: The documents table.
     """
@@ -42,6 +45,7 @@ class StreamSettings:
     read: ReadTask
     pool: Pool
     batch_tokens: int | None
+    compiles: bool
     run_id: str
     uri: str
 
@@ -51,6 +55,11 @@ def choose_window(pool: Pool) -> int:
     if pool.device == "cuda":
         return _CUDA_WINDOW_DOCUMENTS
     return _CPU_WINDOW_DOCUMENTS_PER_THREAD * max(2, pool.threads or 1)
+
+
+def is_worth_compiling(num_documents: int) -> bool:
+    """Whether so many documents win back what compiling costs, where the user does not say."""
+    return num_documents >= _COMPILE_FROM_DOCUMENTS
 
 
 def stream(
@@ -71,6 +80,7 @@ def stream(
         "device": pool.device,
         "threads": pool.threads,
         "batch_tokens": settings.batch_tokens,
+        "compiles": settings.compiles,
         "run_id": settings.run_id,
     }
     strategy = ray.data.ActorPoolStrategy(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
-from pipeline.model import cpu_kernels, flops
+from pipeline.model import compiled, cpu_kernels, flops
 from pipeline.model.batch import packed_batches, padded_batches
 from pipeline.model.bundle import Frame, ModelBundle, Role
 from pipeline.model.encoder import Encoder, TokenIds, Vectors
@@ -31,7 +31,7 @@ from pipeline.prompts import EMB_START
 
 _log = logging.getLogger(__name__)
 
-# A prefix shorter than this costs more to merge than to compute again.
+# A prefix shorter than this costs more to merge with every text's keys than to compute again.
 MIN_PREFIX_TOKENS = 8
 # How far a fast path may be from the plain forward pass before it is left out: 1 - cosine.
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-3}
@@ -41,7 +41,7 @@ _PROBE = (5, 17, 40)
 class DecoderEncoder(Encoder):
     """Encodes with a decoder of transformers. See the module's text; made by `load.load_encoder`."""
 
-    def __init__(self, bundle: ModelBundle, *, device: torch.device, batch_tokens: int) -> None:
+    def __init__(self, bundle: ModelBundle, *, device: torch.device, batch_tokens: int, compiles: bool = False) -> None:
         settings = bundle.settings
         self.device = device
         self.batch_tokens = batch_tokens
@@ -54,8 +54,9 @@ class DecoderEncoder(Encoder):
         self.head = Head(load_head(bundle.checkpoint.folder), dim=self.dim, device=device)
         self.cost = flops.decoder_cost(self.model)
         self.packs = False
+        self.compiled = False
         self._prefixes: dict[Role, PrefixState | None] = {"document": None, "query": None}
-        self._choose_path()
+        self._choose_path(compiles=compiles)
 
     def frame_tokens(self, role: Role) -> int:
         """Tokens around a body."""
@@ -113,7 +114,7 @@ class DecoderEncoder(Encoder):
     _trims = False
 
     @torch.inference_mode()
-    def _choose_path(self) -> None:
+    def _choose_path(self, *, compiles: bool) -> None:
         frame = self.frames["document"]
         generator = np.random.default_rng(0)
         vocabulary = min(self.model.get_input_embeddings().weight.shape[0], 1_000)  # type: ignore[operator]
@@ -135,6 +136,10 @@ class DecoderEncoder(Encoder):
         if not self._try("the cached prefix", self._use_prefixes, probe, expected):
             self._prefixes = {"document": None, "query": None}
         layers = getattr(self.model, "layers", None)
+        if compiles and isinstance(layers, nn.ModuleList):
+            self.compiled = self._try("compilation", partial(compiled.compile_layers, layers), probe, expected)
+            if not self.compiled:
+                compiled.restore_layers(layers)
         if self.device.type == "cpu" and layers is not None and cpu_kernels.is_available():
             switch = partial(cpu_kernels.replace_linear, layers, num_rows=self.batch_tokens)
             if self._try("oneDNN with reordered weights", switch, probe, expected):

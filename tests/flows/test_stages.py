@@ -76,7 +76,7 @@ class _Failing(Encoder):
 
 
 def _encoded(documents: list[Document], *, encoder: Encoder | None = None) -> pa.Table:
-    stage = EncodeStage(_SETTINGS, "cpu", None, None, "run-1")
+    stage = EncodeStage(_SETTINGS, "cpu", "run-1")
     if encoder is not None:
         stage.encoder = encoder
     return stage(_documents_table(documents, open_bundle(_SETTINGS, device="cpu")))
@@ -100,7 +100,7 @@ def test_a_document_becomes_a_row_a_chunk() -> None:
 def test_a_slice_of_a_block_is_its_own_documents() -> None:
     bundle = open_bundle(_SETTINGS, device="cpu")
     table = _documents_table(_documents("one", "two words", "three words here", "four"), bundle)
-    stage = EncodeStage(_SETTINGS, "cpu", None, None, "run-1")
+    stage = EncodeStage(_SETTINGS, "cpu", "run-1")
     whole, part = stage(table), stage(table.slice(1, 2))
     assert part.column("id").to_pylist() == ["d1", "d2"]
     assert part.column("text").to_pylist() == ["two words", "three words here"]

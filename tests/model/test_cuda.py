@@ -51,3 +51,35 @@ def test_a_batch_too_large_for_memory_is_halved(folder: str) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert not result.failures
     assert encoder.batch_tokens < 10**9
+
+
+def test_compiled_layers_give_the_same_vectors(folder: str) -> None:
+    bundle = open_bundle(ModelSettings(model=folder), device="cuda")
+    plain = load_encoder(bundle, device="cuda")
+    fused = load_encoder(bundle, device="cuda", compiles=True)
+    assert fused.compiled, "torch.compile should work where a C compiler is"  # type: ignore[attr-defined]
+    for count in (1, 7, 200):
+        texts = bodies(count)
+        got = fused.encode(texts, role="query").vectors
+        assert (got * plain.encode(texts, role="query").vectors).sum(1).min() > 0.998
+
+
+def test_vectors_do_not_depend_on_the_batch(folder: str) -> None:
+    encoder = load_encoder(open_bundle(ModelSettings(model=folder), device="cuda"), device="cuda", compiles=True)
+    texts = bodies(50)
+    together = encoder.encode(texts, role="document").vectors
+    alone = np.concatenate([encoder.encode([text], role="document").vectors for text in texts])
+    assert (together * alone).sum(1).min() > 0.998
+
+
+def test_a_cached_prefix_gives_the_same_vectors(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.model import decoder
+
+    bundle = open_bundle(ModelSettings(model=folder), device="cuda")
+    cached = load_encoder(bundle, device="cuda", compiles=True)
+    monkeypatch.setattr(decoder, "MIN_PREFIX_TOKENS", 10_000)
+    whole = load_encoder(bundle, device="cuda")
+    texts = bodies(50)
+    result = cached.encode(texts, role="document")
+    assert result.num_slots < result.num_tokens
+    assert (result.vectors * whole.encode(texts, role="document").vectors).sum(1).min() > 0.998

@@ -143,8 +143,13 @@ def scale(self: ReorderedLinear, rows: torch.Tensor, *, apply_with: Any = Reorde
 @pytest.mark.parametrize(
     ("target", "broken", "expected", "said"),
     [
-        ((packed, "_attend_cpu"), attend_nowhere, (False, False, False, False), "packing without padding is not used"),
-        ((packed, "_attend_cpu"), fail, (False, False, False, False), "is not used: no such kernel"),
+        (
+            (packed, "attend_blocks"),
+            attend_nowhere,
+            (False, False, False, False),
+            "packing without padding is not used",
+        ),
+        ((packed, "attend_blocks"), fail, (False, False, False, False), "is not used: no such kernel"),
         ((decoder, "wrap_last_layer"), wrap_wrongly, (True, False, True, True), "the trimmed last layer is not used"),
         ((DecoderEncoder, "_compute_prefix"), compute_another_prefix, (True, True, False, True), "the cached prefix"),
         ((ReorderedLinear, "forward"), scale, (True, True, True, False), "oneDNN with reordered weights is not used"),

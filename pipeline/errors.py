@@ -11,6 +11,8 @@
     +-- QuarantineExceeded      more documents were bad than `--max-quarantine` allows; exit code 3
     +-- PublishRefused          the gate refused to move `live`; the old version still serves; exit code 4
     +-- CorpusChanged           a shard changed between being scanned and being encoded; run again; exit code 5
+    +-- LeaseHeld               another run is writing this table; exit code 6
+    +-- LeaseLost               another run took the table over while this one was paused or cut off; exit code 6
     +-- EncodeError             a text could not be encoded even alone (becomes a quarantine row, not a stop)
 
 A message says what was found, what was expected, and what to do. It never holds a credential. The command line prints
@@ -70,6 +72,18 @@ class CorpusChanged(T1Error):
     """A shard was rewritten while it was being indexed."""
 
     exit_code = 5
+
+
+class LeaseHeld(T1Error):
+    """Another run holds the table's lease; the message says who, where and since when."""
+
+    exit_code = 6
+
+
+class LeaseLost(T1Error):
+    """This run held the lease and no longer does; nothing more may be committed by it."""
+
+    exit_code = 6
 
 
 class EncodeError(T1Error):

@@ -18,6 +18,14 @@ from pipeline.errors import StorageError
 _SECRET = re.compile(r"(?i)(secret|token|password|credential|access_key|signature)([\"']?\s*[=:]\s*[\"']?)[^\s&\"',]+")
 _USERINFO = re.compile(r"://[^/@\s]+@")
 
+# A store that says nothing is given up after these, an attempt at a time; `retry` then decides about the whole.
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 20  # s3fs: without a byte
+REQUEST_TIMEOUT_S = 30  # Lance: for a whole request, which moves a few megabytes
+# Lance repeats listings six times over, so a silent store costs up to six times this before it is called silent.
+_LANCE_RETRY_S = 30
+_LANCE_RETRIES = 5
+
 
 def redact(text: str) -> str:
     """The same text with anything that looks like a credential replaced by `***`."""
@@ -71,7 +79,13 @@ def _fsspec_options(uri: str) -> dict[str, Any]:
         return {}
     endpoint = _s3_endpoint()
     # use_listings_cache: a run that lists, waits and lists again must see what is there now.
-    return {"use_listings_cache": False, **({"client_kwargs": {"endpoint_url": endpoint}} if endpoint else {})}
+    # total_max_attempts: s3fs makes five attempts round botocore's five, which makes 25 of every one.
+    timeouts = {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S}
+    return {
+        "use_listings_cache": False,
+        "config_kwargs": {**timeouts, "retries": {"total_max_attempts": 1}},
+        **({"client_kwargs": {"endpoint_url": endpoint}} if endpoint else {}),
+    }
 
 
 def _s3_endpoint() -> str:
@@ -83,7 +97,12 @@ def lance_options(uri: str) -> dict[str, str]:
     """Storage options for Lance: only what is not secret; Lance reads credentials from the environment itself."""
     if not uri.startswith(("s3://", "s3a://")):
         return {}
-    options = {}
+    options = {
+        "connect_timeout": f"{CONNECT_TIMEOUT_S}s",
+        "timeout": f"{REQUEST_TIMEOUT_S}s",
+        "client_max_retries": str(_LANCE_RETRIES),
+        "client_retry_timeout": str(_LANCE_RETRY_S),  # Lance takes this one without a unit
+    }
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     endpoint = _s3_endpoint()
     if endpoint:

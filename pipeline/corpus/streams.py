@@ -15,7 +15,8 @@ from typing import Any, BinaryIO, cast
 import zstandard
 
 from pipeline.errors import CorpusError, StorageError
-from pipeline.storage import open_filesystem, redact
+from pipeline.retry import retrying
+from pipeline.storage import is_local, open_filesystem, redact
 
 # How much is fetched from a remote store at a time; large enough to be worth a request, small enough for many readers.
 BLOCK_BYTES = 8 * 2**20
@@ -86,9 +87,12 @@ def open_stream(uri: str, *, compression: str = "") -> Iterator[BinaryIO]:
     """
     with storage_errors(uri):
         fs, path = open_filesystem(uri)
-        with fs.open(path, "rb", block_size=BLOCK_BYTES) as file:
+        opened = retrying(lambda: fs.open(path, "rb", block_size=BLOCK_BYTES), what=f"opening {uri}")
+        with opened as file:
             # fsspec's remote files read lines in Python; a C buffer over them is several times faster.
-            source = io.BufferedReader(cast(io.RawIOBase, file), _BUFFER_BYTES)
+            source = io.BufferedReader(
+                cast(io.RawIOBase, file) if is_local(uri) else _Resumed(file, uri), _BUFFER_BYTES
+            )
             try:
                 yield io.BufferedReader(_Inflated(source, compression), _BUFFER_BYTES) if compression else source
             finally:
@@ -140,6 +144,38 @@ def _skip_line(stream: BinaryIO) -> int:
         if piece.endswith(b"\n"):
             break
     return skipped
+
+
+class _Resumed(io.RawIOBase):
+    """A store's file; a read that fails for a moment is made again from the same place, so no byte comes twice."""
+
+    def __init__(self, file: BinaryIO, uri: str) -> None:
+        super().__init__()
+        self._file = file
+        self._uri = uri
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, target: Any) -> int:
+        begin = self._file.tell()
+
+        def read() -> bytes:
+            self._file.seek(begin)
+            return self._file.read(len(target))
+
+        data = retrying(read, what=f"reading {self._uri}")
+        target[: len(data)] = data
+        return len(data)
 
 
 class _Inflated(io.RawIOBase):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 
 from fsspec import AbstractFileSystem
@@ -16,6 +17,7 @@ from pipeline.corpus.formats import split_name
 from pipeline.corpus.rows import rejected, storable
 from pipeline.corpus.streams import storage_errors
 from pipeline.records import Document, Reason, Rejected, Shard
+from pipeline.retry import is_transient, retrying
 from pipeline.storage import join, open_filesystem
 
 # Files fetched side by side: in an object store each costs a round trip of tens of milliseconds.
@@ -51,15 +53,24 @@ def read_texts(shard: Shard, *, max_text_chars: int) -> Iterator[Document | Reje
 def _fetch(fs: AbstractFileSystem, folder: str, names: Sequence[str], uri: str, *, max_bytes: int) -> Iterator[bytes]:
     paths = [join(folder, name) for name in names]
     with storage_errors(uri):
-        contents = fs.cat_ranges(paths, [0] * len(paths), [max_bytes] * len(paths), on_error="return")
+        contents = retrying(lambda: _fetch_once(fs, paths, max_bytes=max_bytes), what=f"reading {uri}")
     for name, path, content in zip(names, paths, contents, strict=True):
         if isinstance(content, Exception):
             with storage_errors(join(uri, name)):
                 # S3 refuses any range of an empty object.
-                if fs.size(path):
+                if retrying(partial(fs.size, path), what=f"reading {join(uri, name)}"):
                     raise content
             content = b""
         yield bytes(content)
+
+
+def _fetch_once(fs: AbstractFileSystem, paths: list[str], *, max_bytes: int) -> list[bytes | Exception]:
+    """The beginning of each file, or what went wrong with it for good."""
+    contents = list(fs.cat_ranges(paths, [0] * len(paths), [max_bytes] * len(paths), on_error="return"))
+    for content in contents:
+        if isinstance(content, Exception) and is_transient(content):
+            raise content
+    return contents
 
 
 def _read_text(uri: str, name: str, content: bytes, *, max_text_chars: int) -> Document | Rejected:

@@ -20,7 +20,10 @@ from pipeline import __version__
 _COMMANDS = {
     "index": ("jobs.index", "Turn a corpus into vectors in a Lance table, check them, publish them as `live`."),
     "search": ("jobs.search", "Ask a published table questions."),
-    "status": ("jobs.status", "Say what is in a database: versions, runs, quarantine."),
+    "publish": ("jobs.publish", "Put a version through the gate and point `live` at it."),
+    "rollback": ("jobs.rollback", "Point `live` back at a version that was live before."),
+    "verify": ("jobs.verify", "Make every check of the gate on a version, and change nothing."),
+    "status": ("jobs.status", "Say what is in a database: versions, runs, quarantine, and who is writing."),
     "demo": ("jobs.demo", "Index the documentation of Python itself, and ask it something."),
 }
 
@@ -55,7 +58,8 @@ def t1(ctx: click.Context, verbose: bool) -> None:
     """T1 Index: a corpus of documents becomes a reasoning-aware search index.
 
     Results go to stdout, everything said on the way to stderr. Exit codes: 0 done, 2 a mistake in what was asked for,
-    3 too many bad documents, 4 the gate refused to publish, 5 the corpus changed meanwhile, 1 anything else.
+    3 too many bad documents, 4 the gate refused to publish, 5 the corpus changed meanwhile, 6 another run holds the
+    table, 1 anything else.
     """
     ctx.obj = verbose
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s", stream=sys.stderr)

@@ -1,17 +1,24 @@
-"""Hits as a table a person reads, with the query's words highlighted."""
+"""What people see: sentences on stderr, and hits as a table with the query's words highlighted."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 _SNIPPET_CHARS = 280
 _MIN_WORD_CHARS = 3
+
+
+def sayer(*, quiet: bool) -> Callable[[str], None]:
+    """What says one sentence on stderr, or nothing."""
+    return (lambda sentence: None) if quiet else partial(click.echo, err=True)
 
 
 def print_hits(query: str, hits: Sequence[Any], *, console: Console | None = None) -> None:

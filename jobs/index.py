@@ -41,6 +41,10 @@ _FIELDS = {
     "window_documents": "pool.window_documents",
     "commit_rows": "commit.max_rows",
     "commit_seconds": "commit.max_seconds",
+    "vector_index": "indexes.vector",
+    "min_recall": "publish.min_recall",
+    "keep_versions": "publish.keep_versions",
+    "keep_days": "publish.keep_days",
 }
 
 
@@ -81,6 +85,16 @@ _FIELDS = {
 @click.option("--window-documents", type=int, help="Documents encoded together.")
 @click.option("--commit-rows", type=int, help="Commit after this many rows.")
 @click.option("--commit-seconds", type=float, help="Commit after this many seconds.  [default: 60]")
+@click.option(
+    "--vector-index",
+    type=click.Choice(
+        ["auto", "none", "IVF_FLAT", "IVF_SQ", "IVF_PQ", "IVF_RQ", "IVF_HNSW_FLAT", "IVF_HNSW_SQ", "IVF_HNSW_PQ"]
+    ),
+    help="Kind of the vector index; by size when left out.",
+)
+@click.option("--min-recall", type=float, help="Recall@10 that the vector index must reach.  [default: 0.9]")
+@click.option("--keep-versions", type=int, help="Published versions that are kept.  [default: 3]")
+@click.option("--keep-days", type=float, help="Days that a replaced version is kept at least.  [default: 7]")
 @click.option("--quiet", is_flag=True, help="Say nothing on stderr.")
 def index(settings_file: str | None, quiet: bool, **options: Any) -> None:
     """Turn a corpus into vectors in a Lance table, check them, publish them as `live`.

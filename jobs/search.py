@@ -15,6 +15,7 @@ import click
 @click.option("--file", "queries_file", help="Queries: one a line, JSONL, Parquet, or a BEIR folder; - for stdin.")
 @click.option("-k", "--top-k", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Documents a query.")
 @click.option("--where", help="SQL filter over id, title, text, shard and metadata.NAME.")
+@click.option("--exact", is_flag=True, help="Compare every vector, though the table has an index.")
 @click.option("--instruction", help="What the model is told to do with a query.")
 @click.option("--version", "table_version", help="Version number or tag.  [default: live]")
 @click.option("--model", help="Where the table's model is now, if it moved.")
@@ -49,6 +50,7 @@ def search(queries: tuple[str, ...], queries_file: str | None, as_json: bool, **
         top_k=options["top_k"],
         where=options["where"],
         excluded=[q.excluded_ids for q in asked],
+        exact=options["exact"],
     )
     if as_json or not sys.stdout.isatty():
         for query, hits in zip(asked, results, strict=True):

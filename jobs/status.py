@@ -13,7 +13,7 @@ import click
 @click.option("--db", required=True, help="Folder or URI of the database.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line on stdout, also on a terminal.")
 def status(db: str, as_json: bool) -> None:
-    """Say what is in a database: the live version, the latest one, the last runs, the last run's quarantine."""
+    """Say what is in a database: versions, who is writing, the last runs, the last run's quarantine."""
     from pipeline.flows.status import status as read_status
 
     found = read_status(db)
@@ -39,6 +39,12 @@ def _print(found: dict[str, Any]) -> None:
                 f"{version['num_chunks']:,} chunks, "
                 f"{version['dim']} x {version['vector_dtype']}, fingerprint {version['fingerprint'][:12]}"
             )
+    older = [str(p["version"]) for p in found["published"] if p["version"] != (found["live"] or {}).get("version")]
+    if older:
+        console.print(f"kept for `t1 rollback`: {', '.join(older)}")
+    if lease := found["lease"]:
+        who = f"run {lease['run_id']} on {lease['host']} (process {lease['pid']}) since {lease['acquired_at']}"
+        console.print(f"{'held, but silent' if lease['expired'] else 'writing now'}: {who}", markup=False)
     table = Table(title="runs", title_justify="left")
     for column in ("run", "status", "read", "encoded", "unchanged", "duplicate", "quarantined", "deleted", "version"):
         table.add_column(column, justify="left" if column in ("run", "status") else "right")

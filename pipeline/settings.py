@@ -113,6 +113,31 @@ class CommitSettings(_Section):
     max_seconds: float = Field(60.0, gt=0.0)
 
 
+class IndexesSettings(_Section):
+    """Which indexes a table gets before it is published."""
+
+    vector: Literal[
+        "auto", "none", "IVF_FLAT", "IVF_SQ", "IVF_PQ", "IVF_RQ", "IVF_HNSW_FLAT", "IVF_HNSW_SQ", "IVF_HNSW_PQ"
+    ] = Field("auto", description="Kind of the vector index; auto chooses by size, none leaves search exact.")
+    auto_from_rows: int = Field(50_000, ge=1, description="Chunks from which auto builds a vector index.")
+    scalar: bool = Field(True, description="Indexes of id and shard, for filters.")
+    full_text: bool = Field(True, description="An index of the words of the text.")
+
+
+class PublishSettings(_Section):
+    """What a version must reach before readers get it, and how long the ones before it are kept."""
+
+    min_self_retrieval: float = Field(
+        0.99, ge=0.0, le=1.0, description="Share of sampled rows that their own vector must find first."
+    )
+    min_recall: float = Field(0.90, ge=0.0, le=1.0, description="Recall@10 of the vector index against exact search.")
+    gate_sample: int = Field(64, ge=0, le=10_000, description="Rows tried for both; 0 leaves them out.")
+    keep_versions: int = Field(3, ge=1, description="Published versions kept, the live one among them.")
+    keep_days: float = Field(
+        7.0, ge=0.0, description="Days that a version is kept after another one went live in its place."
+    )
+
+
 class IndexSettings(_Section):
     """Everything `t1 index` needs."""
 
@@ -121,13 +146,15 @@ class IndexSettings(_Section):
     encoder: ModelSettings = ModelSettings()
     pool: PoolSettings = PoolSettings()
     commit: CommitSettings = CommitSettings()
+    indexes: IndexesSettings = IndexesSettings()
+    publish: PublishSettings = PublishSettings()
 
 
 def load_settings(path: str | None, overrides: Mapping[str, Any]) -> IndexSettings:
     """The settings of a run: the TOML file, then the flags that were given.
 
     Args:
-        path: A TOML file with the tables corpus, encoder, pool and commit, and `db`; None for none.
+        path: A TOML file with the tables corpus, encoder, pool, commit, indexes and publish, and `db`; None for none.
         overrides: {"section.field": value}; a value of None leaves the file's or the default.
 
     Raises:

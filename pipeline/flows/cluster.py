@@ -82,14 +82,15 @@ def connected(address: str | None) -> Iterator[Resources]:
         return
     # a job submitted to a cluster finds its address in the environment
     address = address or os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": True}
+    options: dict[str, Any] = {"address": address, "logging_level": logging.ERROR, "log_to_driver": True}
     if address is None:
-        options |= {"num_cpus": os.cpu_count(), "include_dashboard": False}
+        # "local", or Ray would join whatever other Ray happens to run on this machine
+        options |= {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray starts its processes by fork and, at once, exec: nothing of Lance runs in between
     warnings.filterwarnings("ignore", message="lance is not fork-safe")
     try:
-        ray.init(address=address, **options)
+        ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = f"the Ray cluster at {address}" if address else "a local Ray"
         raise ClusterError(

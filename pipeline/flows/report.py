@@ -18,6 +18,9 @@ class RunReport:
     """The account of one run: read = encoded + unchanged + duplicate + quarantined.
 
     Attributes:
+        status: "published"; "refused" when the gate said no; "failed" for any other end; `t1 rollback` leaves
+            "rolled_back".
+        version: The version in which every row of the run is, once there is one.
         documents_read: Rows of the corpus that were looked at.
         documents_encoded: Documents whose vectors this run wrote.
         documents_unchanged: Documents that were in the table already.

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow.compute as pc
 
 from pipeline.errors import TableError
+from pipeline.records import Reason
 from pipeline.storage import redact
 from pipeline.store.database import LIVE, Database, Table
+from pipeline.store.lease import read_lease
+from pipeline.store.live import published_versions
 from pipeline.store.schema import read_fingerprint
 
 _NUM_RUNS = 5
+# Bad rows of shards that the run did not read, because they are as an earlier run read them.
+_EARLIER = "in_unchanged_shards"
 _RUN_COLUMNS = [
     "run_id", "started_at", "finished_at", "status", "model", "version", "documents_read", "documents_encoded",
     "documents_unchanged", "documents_duplicate", "documents_quarantined", "documents_deleted", "num_chunks",
@@ -20,7 +26,7 @@ _RUN_COLUMNS = [
 
 
 def status(db: str) -> dict[str, Any]:
-    """The live version, the latest one, the last runs, and the last run's quarantine by reason.
+    """The live version, the latest one, those kept, who is writing, the last runs, the last run's quarantine by reason.
 
     Raises:
         TableError: there is no database at this place.
@@ -32,8 +38,11 @@ def status(db: str) -> dict[str, Any]:
             raise TableError(
                 f"no database at {redact(database.uri)}; run `t1 index --corpus ... --db ...` first, or check --db"
             )
-        aside = _quarantine(database, runs[0]["run_id"])
-        return {"db": redact(database.uri), "live": None, "latest": None, "runs": runs, "quarantine": aside}
+        aside = _quarantine(database, runs[0])
+        return {
+            "db": redact(database.uri), "live": None, "latest": None, "published": [],
+            "lease": _lease(database), "runs": runs, "quarantine": aside,
+        }  # fmt: skip
     latest = database.open("documents")
     version = database.live_version()
     live = _describe(database.open("documents", version=LIVE)) if version is not None else None
@@ -41,8 +50,13 @@ def status(db: str) -> dict[str, Any]:
         "db": redact(database.uri),
         "live": live,
         "latest": _describe(latest),
+        "published": [
+            {"version": p.version, "created_at": p.created_at.isoformat(timespec="seconds")}
+            for p in published_versions(latest)
+        ],
+        "lease": _lease(database),
         "runs": runs,
-        "quarantine": _quarantine(database, runs[0]["run_id"]) if runs else {},
+        "quarantine": _quarantine(database, runs[0]) if runs else {},
     }
 
 
@@ -59,6 +73,15 @@ def _describe(dataset: Table) -> dict[str, Any]:
     }
 
 
+def _lease(database: Database) -> dict[str, Any] | None:
+    """Who is writing; None when nobody is."""
+    info = read_lease(database)
+    if info is None:
+        return None
+    times = {name: getattr(info, name).isoformat(timespec="seconds") for name in ("acquired_at", "renewed_at")}
+    return asdict(info) | times
+
+
 def _runs(database: Database) -> list[dict[str, Any]]:
     if not database.exists("runs"):
         return []
@@ -70,9 +93,14 @@ def _runs(database: Database) -> list[dict[str, Any]]:
     ]
 
 
-def _quarantine(database: Database, run_id: str) -> dict[str, int]:
-    if not database.exists("quarantine"):
-        return {}
-    rows = database.open("quarantine").to_table(columns=["reason"], filter=f"run_id = '{run_id}'")
-    counts = rows.group_by("reason").aggregate([("reason", "count")]).to_pylist()
-    return {row["reason"]: row["reason_count"] for row in sorted(counts, key=lambda r: -r["reason_count"])}
+def _quarantine(database: Database, run: dict[str, Any]) -> dict[str, int]:
+    """What a run set aside, by reason; and how many rows the runs did that read the shards which it did not."""
+    counts: dict[str, int] = {}
+    if database.exists("quarantine"):
+        rows = database.open("quarantine").to_table(columns=["reason"], filter=f"run_id = '{run['run_id']}'")
+        found = rows.group_by("reason").aggregate([("reason", "count")]).to_pylist()
+        counts = {row["reason"]: row["reason_count"] for row in sorted(found, key=lambda r: -r["reason_count"])}
+    # duplicates are an account of their own
+    own = sum(number for reason, number in counts.items() if reason != Reason.DUPLICATE_ID)
+    earlier = run["documents_quarantined"] - own
+    return counts | ({_EARLIER: earlier} if earlier > 0 else {})

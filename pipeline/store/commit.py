@@ -1,23 +1,24 @@
-"""The one committer: the only code that makes versions of the documents table.
+"""The one committer: fragments that many workers wrote become versions of the documents table, in bounded intervals.
 
-Each commit names its run and its number in the transaction, so that what a run did can be read back. Fragments arrive
-from many workers; only one process may hold a `Committer` of a table.
+Only the process that holds the table's lease has a `Committer`; how a commit happens exactly once is `transactions`'
+affair.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import lance
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.storage import lance_options
 from pipeline.store.database import Database
 from pipeline.store.fragments import WrittenFragments, parse_fragments
 from pipeline.store.schema import read_fingerprint
+from pipeline.store.transactions import RUN_KEY, Writer, read_key
 
 # Row ids named in one delete; a predicate of this many is parsed in well under a second.
 _DELETE_BATCH = 5_000
@@ -25,26 +26,35 @@ _DELETE_BATCH = 5_000
 _ROW_BITS = 32
 
 
+@dataclass(frozen=True, slots=True)
+class CommitBounds:
+    """When pending fragments are committed: whichever is reached first.
+
+    Attributes:
+        max_rows: Rows that are pending.
+        max_bytes: Their bytes.
+        max_seconds: Seconds since the first of them.
+    """
+
+    max_rows: int
+    max_bytes: int
+    max_seconds: float
+
+
 class Committer:
-    """Collects fragments and commits them in intervals bounded by rows, bytes and seconds.
+    """Collects fragments and commits them in intervals.
 
     Args:
         database: Whose documents table is written.
+        writer: Commits, in the name of a run that holds the table's lease.
         schema: Of the vectors to be written; names their fingerprint.
-        run_id: Written into every transaction.
-        max_rows: Rows after which pending fragments are committed.
-        max_bytes: Bytes after which they are.
-        max_seconds: Seconds since the first pending fragment after which they are.
+        bounds: Of an interval.
     """
 
-    def __init__(
-        self, database: Database, *, schema: pa.Schema, run_id: str, max_rows: int, max_bytes: int, max_seconds: float
-    ) -> None:
-        self.uri = database.documents_uri
+    def __init__(self, database: Database, *, writer: Writer, schema: pa.Schema, bounds: CommitBounds) -> None:
         self.schema = schema
-        self.run_id = run_id
-        self.num_commits = 0
-        self._limits = (max_rows, max_bytes, max_seconds)
+        self.writer = writer
+        self.bounds = bounds
         self._pending: list[WrittenFragments] = []
         self._pending_since = 0.0
         self._dataset = self._begin(database)
@@ -68,10 +78,10 @@ class Committer:
         latest = int(database.open("documents").version) if database.exists("documents") else 0
         found = database.open_fingerprint(read_fingerprint(self.schema))
         if found is None:
-            return self._commit(lance.LanceOperation.Overwrite(self.schema, []), read_version=latest)
+            return self.writer.commit(lance.LanceOperation.Overwrite(self.schema, []), read_version=latest)
         if found.version == latest:
             return found
-        return self._commit(lance.LanceOperation.Restore(found.version), read_version=latest)
+        return self.writer.commit(lance.LanceOperation.Restore(found.version), read_version=latest)
 
     def add(self, written: WrittenFragments) -> bool:
         """Takes fragments; commits when a bound is reached and says whether it did."""
@@ -82,11 +92,11 @@ class Committer:
         return self.flush() if self._is_due() else False
 
     def _is_due(self) -> bool:
-        max_rows, max_bytes, max_seconds = self._limits
+        bounds = self.bounds
         return bool(self._pending) and (
-            sum(w.num_rows for w in self._pending) >= max_rows
-            or sum(w.size_bytes for w in self._pending) >= max_bytes
-            or time.monotonic() - self._pending_since >= max_seconds
+            sum(w.num_rows for w in self._pending) >= bounds.max_rows
+            or sum(w.size_bytes for w in self._pending) >= bounds.max_bytes
+            or time.monotonic() - self._pending_since >= bounds.max_seconds
         )
 
     def flush(self) -> bool:
@@ -94,7 +104,7 @@ class Committer:
         if not self._pending:
             return False
         fragments = parse_fragments([f for written in self._pending for f in written.fragments])
-        self._dataset = self._commit(lance.LanceOperation.Append(fragments), read_version=self.version)
+        self._dataset = self.writer.commit(lance.LanceOperation.Append(fragments), read_version=self.version)
         self._pending.clear()
         return True
 
@@ -120,30 +130,10 @@ class Committer:
         updated = [fragment for fragment in left.values() if fragment is not None]
         emptied = [number for number, fragment in left.items() if fragment is None]
         operation = lance.LanceOperation.Delete(updated, emptied, predicate)
-        self._dataset = self._commit(operation, read_version=self.version)
-
-    def _commit(self, operation: lance.LanceOperation.BaseOperation, *, read_version: int) -> lance.LanceDataset:
-        properties = {"t1.run_id": self.run_id, "t1.commit": str(self.num_commits)}
-        transaction = lance.Transaction(read_version, operation, transaction_properties=properties)
-        creating = isinstance(operation, lance.LanceOperation.Overwrite)
-        dataset = lance.LanceDataset.commit(
-            self.uri,
-            transaction,
-            storage_options=lance_options(self.uri),
-            enable_stable_row_ids=True if creating else None,
-        )
-        self.num_commits += 1
-        return dataset
+        self._dataset = self.writer.commit(operation, read_version=self.version)
 
 
 def committed_runs(dataset: lance.LanceDataset, versions: Sequence[int]) -> dict[int, str]:
     """The run id behind each of these versions, where its transaction is still there."""
-    runs = {}
-    for version in versions:
-        try:
-            transaction = dataset.read_transaction(version)
-        except (OSError, ValueError):
-            continue
-        if transaction is not None and transaction.transaction_properties:
-            runs[version] = transaction.transaction_properties.get("t1.run_id", "")
-    return runs
+    keys = {version: read_key(dataset, version) for version in versions}
+    return {version: key[RUN_KEY] for version, key in keys.items() if RUN_KEY in key}

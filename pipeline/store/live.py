@@ -1,97 +1,137 @@
-"""The gate, and the tag `live` that readers follow.
+"""The tag `live` that readers follow, and the tags that keep what it pointed at before.
 
-A run moves the tag only after every check has passed; a refused publish leaves the old version serving.
+A run moves `live` only after the gate; going back is one move of the same tag. Each version that was ever live also has
+a tag of its own, `published-NUMBER`, for as long as retention keeps it: upkeep never touches a tagged version.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import lance
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
-from pipeline.errors import PublishRefused
-from pipeline.records import id_hash
+from pipeline.errors import TableError
+from pipeline.retry import retrying
 from pipeline.store.database import LIVE
-from pipeline.store.diff import as_hashes
 
-# Stored vectors may be rounded to float16: 2^-11 a component, far less over the norm.
-_NORM_TOLERANCE = 1e-2
-_BATCH_ROWS = 16_384
+_PUBLISHED = "published-"
 
 
 @dataclass(frozen=True, slots=True)
-class GateReport:
-    """What the gate counted in a version.
+class Published:
+    """A version that was live once.
 
     Attributes:
-        version: The version checked.
-        num_rows: Chunks.
-        num_documents: Distinct ids.
+        version: Its number.
+        created_at: When its last commit was made, UTC.
+        is_live: Whether it is live now.
     """
 
     version: int
-    num_rows: int
-    num_documents: int
-
-
-def check(dataset: lance.LanceDataset, *, expected_documents: int | None) -> GateReport:
-    """Checks a version: no duplicate (id, chunk), the number of documents, finite unit vectors of one length.
-
-    Args:
-        dataset: The version to be published.
-        expected_documents: Distinct ids it must hold; None when the run does not know.
-
-    Raises:
-        PublishRefused: naming every check that failed.
-    """
-    keys, num_bad, num_off = _scan(dataset)
-    distinct = np.unique(keys, axis=0)
-    num_documents = len(np.unique(distinct[:, :2], axis=0))
-    failures = []
-    if len(distinct) != len(keys):
-        failures.append(f"{len(keys) - len(distinct)} rows repeat an (id, chunk) that is already there")
-    if expected_documents is not None and num_documents != expected_documents:
-        failures.append(f"{num_documents} documents in the table where the corpus has {expected_documents}")
-    if num_bad:
-        failures.append(f"{num_bad} vectors hold values that are not finite")
-    if num_off:
-        failures.append(f"{num_off} vectors are not of unit length")
-    if failures:
-        raise PublishRefused(
-            f"version {dataset.version} was not published: {'; '.join(failures)}; readers keep the version they had"
-        )
-    return GateReport(int(dataset.version), len(keys), num_documents)
-
-
-def _scan(dataset: lance.LanceDataset) -> tuple[NDArray[np.uint64], int, int]:
-    """Key of every row (hash of the id, chunk) [rows, 3], rows that are not finite, rows not of unit length."""
-    keys, num_bad, num_off = [], 0, 0
-    for batch in dataset.to_batches(columns=["id", "chunk", "vector"], batch_size=_BATCH_ROWS):
-        ids = as_hashes(b"".join(map(id_hash, batch.column("id").to_pylist())))
-        keys.append(np.column_stack([ids, batch.column("chunk").to_numpy().astype(np.uint64)]))
-        for vectors in _matrices(batch):
-            finite = np.isfinite(vectors).all(axis=1)
-            norms = np.linalg.norm(vectors[finite].astype(np.float32), axis=1)
-            num_bad += int((~finite).sum())
-            num_off += int((np.abs(norms - 1) > _NORM_TOLERANCE).sum())
-    return np.concatenate(keys) if keys else np.empty((0, 3), np.uint64), num_bad, num_off
-
-
-def _matrices(batch: pa.RecordBatch) -> Iterator[NDArray[np.floating]]:
-    column = batch.column("vector")
-    if len(column):
-        yield column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    created_at: datetime
+    is_live: bool
 
 
 def publish(dataset: lance.LanceDataset) -> int:
     """Points `live` at a version that passed the gate, and returns its number."""
     version = int(dataset.version)
-    if LIVE in dataset.tags.list():
-        dataset.tags.update(LIVE, version)
-    else:
-        dataset.tags.create(LIVE, version)
+    # its own tag first: were this cut off between the two, the next publish finds it and nothing is lost
+    _point(dataset, f"{_PUBLISHED}{version}", version)
+    _point(dataset, LIVE, version)
     return version
+
+
+def _point(dataset: lance.LanceDataset, tag: str, version: int) -> None:
+    def attempt() -> None:
+        # looked at anew each time: Lance does not notice that a `create` whose answer was lost has landed
+        tags = dataset.tags.list()
+        if tag not in tags:
+            dataset.tags.create(tag, version)
+        elif int(tags[tag]["version"]) != version:
+            dataset.tags.update(tag, version)
+
+    retrying(attempt, what=f"moving the tag {tag}")
+
+
+def published_versions(dataset: lance.LanceDataset) -> list[Published]:
+    """Every version that was live and is still kept, newest first."""
+    tags = dataset.tags.list()
+    live = int(tags[LIVE]["version"]) if LIVE in tags else None
+    kept = {int(tag["version"]) for name, tag in tags.items() if name.startswith(_PUBLISHED)}
+    if live is not None:
+        kept.add(live)
+    made = {int(v["version"]): v["timestamp"] for v in dataset.versions()}
+    return [
+        Published(version, _utc(made[version]), version == live)
+        for version in sorted(kept, reverse=True)
+        if version in made
+    ]
+
+
+def _utc(local: datetime) -> datetime:
+    """Lance gives the local time without saying so."""
+    return local.astimezone(UTC)
+
+
+def choose_rollback(published: Sequence[Published], *, to: int | None) -> int:
+    """The version to go back to: the newest one older than `live`, or the one asked for.
+
+    Raises:
+        TableError: there is none, or the one asked for was never published or is no longer kept.
+    """
+    versions = [p.version for p in published]
+    if to is not None:
+        if to not in versions:
+            raise TableError(
+                f"version {to} was never published, or is no longer kept; published versions are "
+                f"{', '.join(map(str, versions)) or 'none'}"
+            )
+        return to
+    live = next((p.version for p in published if p.is_live), None)
+    older = [version for version in versions if live is not None and version < live]
+    if not older:
+        raise TableError(
+            f"there is no published version before the live one ({live}); "
+            "`t1 status` lists what is kept, --keep-versions keeps more"
+        )
+    return max(older)
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long versions that were live are kept: as long as either bound keeps them.
+
+    Attributes:
+        keep_versions: The newest so many, `live` among them.
+        keep_days: Those whose successor went live less than so many days ago; readers that opened one have this long.
+    """
+
+    keep_versions: int
+    keep_days: float
+
+
+def drop_old(dataset: lance.LanceDataset, retention: Retention) -> int:
+    """Deletes versions that nothing keeps any more, and files that belong to no version; returns freed bytes.
+
+    Only for the holder of the table's lease: what an unfinished commit of another run has written would go too.
+    Versions with any tag stay, so a reader that needs one for longer gives it a tag of its own.
+    """
+    for old in _expired(published_versions(dataset), retention, now=datetime.now(UTC)):
+        dataset.tags.delete(f"{_PUBLISHED}{old.version}")
+    freed = dataset.cleanup_old_versions(
+        older_than=timedelta(0), delete_unverified=True, error_if_tagged_old_versions=False
+    )
+    return int(freed.bytes_removed)
+
+
+def _expired(published: Sequence[Published], retention: Retention, *, now: datetime) -> list[Published]:
+    """Those that neither bound keeps; `published` is newest first."""
+    expired = []
+    for place, version in enumerate(published):
+        replaced_at = published[place - 1].created_at if place else now
+        young = now - replaced_at < timedelta(days=retention.keep_days)
+        if place >= retention.keep_versions and not young and not version.is_live:
+            expired.append(version)
+    return expired

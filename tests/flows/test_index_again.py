@@ -12,6 +12,7 @@ from pipeline.errors import ClusterError, PublishRefused, QuarantineExceeded, Se
 from pipeline.flows import index as index_module
 from pipeline.flows.index import index
 from pipeline.flows.report import RunReport
+from pipeline.store import gate
 from pipeline.store.database import Database
 from tests.flows.corpora import document, record_rows, settings_for, table_rows, write_jsonl
 
@@ -184,13 +185,13 @@ def test_a_refused_publish_says_so_and_leaves_a_row(folder: Path, monkeypatch: p
     def refuse(*_: Any, **__: Any) -> None:
         raise PublishRefused("version 9 was not published: for a test")
 
-    monkeypatch.setattr(index_module.live, "check", refuse)
+    monkeypatch.setattr(gate, "check", refuse)
     with pytest.raises(PublishRefused):
         _run(folder)
     assert _live(folder) == before
     run = _last_run(folder)
     assert (run["status"], run["version"], run["error"]) == (
-        "failed", None, "PublishRefused: version 9 was not published: for a test",
+        "refused", before + 2, "PublishRefused: version 9 was not published: for a test",
     )  # fmt: skip
 
 

@@ -36,16 +36,19 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pipeline.model.bundle import open_bundle
     from pipeline.records import content_hash
     from pipeline.store import live
-    from pipeline.store.commit import Committer
+    from pipeline.store.commit import CommitBounds, Committer
     from pipeline.store.database import Database
     from pipeline.store.fragments import write_rows
     from pipeline.store.schema import documents_schema
+    from pipeline.store.transactions import Writer
 
     bundle = open_bundle(ModelSettings(model="hashing://8"), device="cpu")
     schema = documents_schema(bundle.identity, encoder=bundle.settings.model_dump_json())
     folder = tmp_path_factory.mktemp("database") / "db"
     table = Database.at(str(folder))
-    writer = Committer(table, schema=schema, run_id="r", max_rows=1, max_bytes=1, max_seconds=1)
+    writer = Committer(
+        table, writer=Writer(table.documents_uri, run_id="r"), schema=schema, bounds=CommitBounds(1, 1, 1)
+    )
     vectors = np.eye(8, dtype=np.float32)[:2]
     rows = pa.table(
         {

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from pipeline.fingerprint import EncoderIdentity
 from pipeline.records import content_hash
-from pipeline.store.commit import Committer
+from pipeline.store.commit import CommitBounds, Committer
 from pipeline.store.database import Database
 from pipeline.store.fragments import write_rows
 from pipeline.store.schema import documents_schema
+from pipeline.store.transactions import Writer
 
 DIM = 8
 
@@ -69,10 +70,18 @@ def as_table(rows: Sequence[Row], *, dim: int = DIM) -> pa.Table:
     )
 
 
-def committer(database: Database, *, table_schema: pa.Schema | None = None, run_id: str = "run-1") -> Committer:
-    return Committer(
-        database, schema=table_schema or schema(), run_id=run_id, max_rows=10**9, max_bytes=10**12, max_seconds=10**9
-    )
+NO_BOUNDS = CommitBounds(max_rows=10**9, max_bytes=10**12, max_seconds=10**9)
+
+
+def committer(
+    database: Database,
+    *,
+    table_schema: pa.Schema | None = None,
+    run_id: str = "run-1",
+    bounds: CommitBounds = NO_BOUNDS,
+) -> Committer:
+    writer = Writer(database.documents_uri, run_id=run_id)
+    return Committer(database, writer=writer, schema=table_schema or schema(), bounds=bounds)
 
 
 def store(database: Database, rows: Sequence[Row], *, table_schema: pa.Schema | None = None) -> lance.LanceDataset:

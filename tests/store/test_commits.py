@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.store import commit, live
-from pipeline.store.commit import Committer, committed_runs
+from pipeline.store.commit import CommitBounds, Committer, committed_runs
 from pipeline.store.database import LIVE, Database
 from pipeline.store.fragments import WrittenFragments, write_rows
 from pipeline.store.schema import read_fingerprint
@@ -86,24 +86,22 @@ def test_a_fragment_that_is_never_committed_is_invisible(database: Database) -> 
 
 
 def test_commits_when_there_are_enough_rows(database: Database) -> None:
-    writer = Committer(database, schema=schema(), run_id="r", max_rows=3, max_bytes=10**12, max_seconds=10**9)
+    writer = committer(database, bounds=CommitBounds(3, 10**12, 10**9))
     assert [writer.add(_written(database, *ids)) for ids in ("ab", "c", "d", "ef")] == [False, True, False, True]
     assert _ids(writer) == ["a", "b", "c", "d", "e", "f"]
-    assert writer.num_commits == 3  # the version without rows, and two of three rows each
+    assert writer.writer.num_commits == 3  # the version without rows, and two of three rows each
 
 
 def test_commits_when_there_are_enough_bytes(database: Database) -> None:
     one = _written(database, "a")
-    writer = Committer(
-        database, schema=schema(), run_id="r", max_rows=10**9, max_bytes=2 * one.size_bytes, max_seconds=10**9
-    )
+    writer = committer(database, bounds=CommitBounds(10**9, 2 * one.size_bytes, 10**9))
     assert [writer.add(one), writer.add(_written(database, "b"))] == [False, True]
 
 
 def test_commits_when_the_oldest_has_waited_long_enough(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(commit, "time", clock)
-    writer = Committer(database, schema=schema(), run_id="r", max_rows=10**9, max_bytes=10**12, max_seconds=60.0)
+    writer = committer(database, bounds=CommitBounds(10**9, 10**12, 60.0))
     clock.now_s += 3600
     assert not writer.add(_written(database, "a"))  # an hour without work is not an hour of waiting
     clock.now_s += 59.9
@@ -120,7 +118,7 @@ def test_a_window_without_good_rows_does_not_hold_back_what_waits(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(commit, "time", clock)
-    writer = Committer(database, schema=schema(), run_id="r", max_rows=10**9, max_bytes=10**12, max_seconds=60.0)
+    writer = committer(database, bounds=CommitBounds(10**9, 10**12, 60.0))
     writer.add(_written(database, "a"))
     clock.now_s += 61
     assert writer.add(WrittenFragments((), 0, 0))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PublishRefused
-from pipeline.store import live
+from pipeline.store import gate, live
 from pipeline.store.database import LIVE, Database
 from tests.store.sample import Row, schema, store, unit_vectors
 
@@ -16,7 +16,7 @@ _UNIT = unit_vectors(1)[0]
 def test_a_good_version_is_counted_and_published(database: Database) -> None:
     dataset = store(database, [Row("a", 0), Row("a", 1), Row("b")])
     assert database.live_version() is None
-    report = live.check(dataset, expected_documents=2)
+    report = gate.check(dataset, expected_documents=2)
     assert (report.version, report.num_rows, report.num_documents) == (dataset.version, 3, 2)
     assert live.publish(dataset) == database.live_version() == dataset.version
 
@@ -44,7 +44,7 @@ def test_it_refuses(database: Database, rows: list[Row], expected: int, message:
     published = live.publish(store(database, [Row("old")], table_schema=schema(weights="old")))
     dataset = store(database, rows)
     with pytest.raises(PublishRefused, match=message) as caught:
-        live.check(dataset, expected_documents=expected)
+        gate.check(dataset, expected_documents=expected)
     assert f"version {dataset.version} was not published" in str(caught.value)
     assert database.live_version() == published
 
@@ -52,30 +52,30 @@ def test_it_refuses(database: Database, rows: list[Row], expected: int, message:
 def test_it_names_every_check_that_failed(database: Database) -> None:
     rows = [Row("a"), Row("a"), Row("b", vector=[0.0] * 8), Row("c", vector=[float("nan")] * 8)]
     with pytest.raises(PublishRefused) as caught:
-        live.check(store(database, rows), expected_documents=7)
+        gate.check(store(database, rows), expected_documents=7)
     for part in ("repeat", "where the corpus has 7", "not finite", "not of unit length"):
         assert part in str(caught.value)
 
 
 def test_a_run_that_does_not_know_the_number_leaves_it_unchecked(database: Database) -> None:
-    assert live.check(store(database, [Row("a")]), expected_documents=None).num_documents == 1
+    assert gate.check(store(database, [Row("a")]), expected_documents=None).num_documents == 1
 
 
 def test_rounding_to_float16_is_not_a_wrong_length(database: Database) -> None:
     halves = schema(vector_dtype="float16", dim=384)
     dataset = store(database, [Row(str(i)) for i in range(50)], table_schema=halves)
-    assert live.check(dataset, expected_documents=50).num_rows == 50
+    assert gate.check(dataset, expected_documents=50).num_rows == 50
 
 
 def test_vectors_of_a_filtered_or_sliced_batch_keep_their_rows(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "_BATCH_ROWS", 7)
+    monkeypatch.setattr(gate, "_BATCH_ROWS", 7)
     vectors = unit_vectors(20)
     vectors[13] *= 2
     rows = [Row(str(i), vector=list(vector)) for i, vector in enumerate(vectors)]
     with pytest.raises(PublishRefused, match="1 vectors are not of unit length"):
-        live.check(store(database, rows), expected_documents=20)
+        gate.check(store(database, rows), expected_documents=20)
 
 
 def test_rows_that_were_deleted_are_not_counted(database: Database) -> None:
@@ -85,8 +85,8 @@ def test_rows_that_were_deleted_are_not_counted(database: Database) -> None:
 
     writer = committer(database)
     writer.delete_rows(np.asarray(ids[2:]))
-    assert live.check(writer.dataset, expected_documents=2).num_rows == 2
+    assert gate.check(writer.dataset, expected_documents=2).num_rows == 2
 
 
 def test_an_empty_version_passes_when_the_corpus_is_empty(database: Database) -> None:
-    assert live.check(store(database, []), expected_documents=0).num_rows == 0
+    assert gate.check(store(database, []), expected_documents=0).num_rows == 0

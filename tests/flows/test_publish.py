@@ -1,0 +1,177 @@
+"""Publish, roll back, verify, keep: what moves `live` by hand, without a model and without Ray."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import LeaseHeld, PublishRefused, TableError
+from pipeline.flows.publish import add_indexes, finish, new_run_id, publish, rollback, verify, writing
+from pipeline.flows.report import RunReport
+from pipeline.flows.status import status
+from pipeline.settings import IndexesSettings, PublishSettings
+from pipeline.store.database import LIVE, Database
+from pipeline.store.fragments import write_rows
+from tests.store.sample import Row, as_table, committer, schema
+
+SETTINGS = PublishSettings()
+NO_DAYS = PublishSettings(keep_versions=2, keep_days=0)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return Database.at(str(tmp_path / "db"))
+
+
+def _say(_: str) -> None:
+    pass
+
+
+def _night(database: Database, *ids: str, settings: PublishSettings = SETTINGS, end: bool = True) -> int:
+    """What a run of `t1 index` does to the table: rows, indexes, gate, tag, a row in `runs`."""
+    with writing(database, run_id=new_run_id(), say=_say) as writer:
+        commits = committer(database)
+        commits.writer = writer
+        commits.add(write_rows(as_table([Row(i) for i in ids]), database.documents_uri, schema=schema()))
+        commits.flush()
+        dataset = add_indexes(commits.dataset, IndexesSettings(), writer=writer, say=_say)
+        report = RunReport(writer.run_id, "m", "f", datetime.now(UTC), status="refused", version=int(dataset.version))
+        database.append("runs", report.as_row("{}"))
+        if end:
+            return finish(database, dataset, writer=writer, settings=settings, expected_documents=None)
+        return int(dataset.version)
+
+
+def _live_ids(database: Database) -> list[str]:
+    return sorted(database.open("documents", version=LIVE).to_table(columns=["id"]).column("id").to_pylist())
+
+
+def test_back_and_forth(database: Database) -> None:
+    first, second, third = _night(database, "a"), _night(database, "b"), _night(database, "c")
+    assert rollback(database.uri, say=_say)["live"] == second
+    assert _live_ids(database) == ["a", "b"]
+    assert rollback(database.uri, say=_say)["live"] == first
+    moved = rollback(database.uri, to=third, say=_say)
+    assert (moved["live"], moved["was"], moved["run_id"]) == (third, first, status(database.uri)["runs"][0]["run_id"])
+    assert (_live_ids(database), database.live_version()) == (["a", "b", "c"], third)
+    assert [run["status"] for run in status(database.uri)["runs"][:3]] == ["rolled_back"] * 3
+
+
+def test_nothing_to_go_back_to(database: Database) -> None:
+    with pytest.raises(TableError, match="no table at"):
+        rollback(database.uri, say=_say)
+    version = _night(database, "a")
+    with pytest.raises(TableError, match="no published version before the live one"):
+        rollback(database.uri, say=_say)
+    with pytest.raises(TableError, match=f"version 99 was never published.*published versions are {version}"):
+        rollback(database.uri, to=99, say=_say)
+    assert database.live_version() == version
+
+
+def test_a_refused_version_is_published_by_hand_once_the_reason_is_gone(database: Database) -> None:
+    before = _night(database, "a")
+    version = _night(database, "b", end=False)
+    assert _live_ids(database) == ["a"]
+    impossible = PublishSettings(min_recall=1.0, min_self_retrieval=1.0)
+    assert publish(database.uri, version=None, settings=impossible, say=_say)["live"] == version
+    assert _live_ids(database) == ["a", "b"]
+    assert rollback(database.uri, say=_say)["live"] == before
+
+
+def test_a_version_that_no_run_completed_is_not_published(database: Database) -> None:
+    before = _night(database, "a")
+    killed = committer(database)
+    killed.add(write_rows(as_table([Row("half")]), database.documents_uri, schema=schema()))
+    killed.flush()
+    with pytest.raises(TableError, match="left by a run that did not end.*run t1 index again"):
+        publish(database.uri, version=None, settings=SETTINGS, say=_say)
+    assert database.live_version() == before
+
+
+def test_a_version_that_fails_is_refused_and_named(database: Database) -> None:
+    before = _night(database, "a")
+    with pytest.raises(PublishRefused, match=r"1 rows repeat an \(id, chunk\)"):
+        _night(database, "a")
+    assert database.live_version() == before
+    with pytest.raises(PublishRefused, match="rows repeat"):
+        publish(database.uri, version=None, settings=SETTINGS, say=_say)
+    assert status(database.uri)["runs"][0]["status"] == "failed"
+    bad = int(database.open("documents").version)
+    with pytest.raises(PublishRefused, match=f"version {bad} does not pass: 1 rows repeat"):
+        verify(database.uri, version=bad, settings=SETTINGS)
+    found = verify(database.uri, version=None, settings=SETTINGS)
+    assert (found["version"], found["num_rows"], found["num_vectors"], found["self_retrieval"]) == (before, 1, 1, 1.0)
+
+
+def test_old_versions_go_when_neither_bound_keeps_them(database: Database) -> None:
+    nights = [_night(database, name, settings=NO_DAYS) for name in "abcd"]
+    kept = [p["version"] for p in status(database.uri)["published"]]
+    assert kept == [nights[3], nights[2]]
+    with pytest.raises(TableError):
+        database.open("documents", version=nights[1])
+    assert rollback(database.uri, say=_say)["live"] == nights[2]
+    assert _live_ids(database) == ["a", "b", "c"]
+
+
+def test_days_keep_what_the_count_does_not(database: Database) -> None:
+    nights = [_night(database, name, settings=PublishSettings(keep_versions=1)) for name in "abc"]
+    assert [p["version"] for p in status(database.uri)["published"]] == nights[::-1]
+
+
+def test_a_version_with_a_tag_of_its_own_outlives_retention(database: Database) -> None:
+    pinned = _night(database, "a", settings=NO_DAYS)
+    database.open("documents").tags.create("my-report", pinned)
+    reader = database.open("documents", version="my-report")
+    for name in "bcde":
+        _night(database, name, settings=NO_DAYS)
+    assert reader.to_table(columns=["text"]).num_rows == 1
+    assert database.open("documents", version="my-report").count_rows() == 1
+
+
+def test_fragments_of_a_dead_run_are_cleaned(database: Database) -> None:
+    _night(database, "a")
+    orphan = write_rows(as_table([Row("lost")]), database.documents_uri, schema=schema())
+    names = {file["path"] for text in orphan.fragments for file in json.loads(text)["files"]}
+    data = {p.name for p in Path(database.documents_uri, "data").iterdir()}
+    assert names <= data
+    _night(database, "b")
+    data = {p.name for p in Path(database.documents_uri, "data").iterdir()}
+    assert not names & data
+    assert _live_ids(database) == ["a", "b"]
+
+
+def test_whoever_writes_keeps_the_others_out(database: Database) -> None:
+    _night(database, "a")
+    with writing(database, run_id="tonight", say=_say):
+        script = (
+            "import sys; from pipeline.flows.publish import rollback\n"
+            "from pipeline.errors import LeaseHeld\n"
+            "try: rollback(sys.argv[1], say=print)\n"
+            "except LeaseHeld as error: print(error); sys.exit(error.exit_code)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, database.uri], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert (done.returncode, "tonight" in done.stdout) == (6, True), done.stdout + done.stderr
+        assert status(database.uri)["lease"]["run_id"] == "tonight"
+    assert status(database.uri)["lease"] is None
+    assert LeaseHeld.exit_code == 6
+
+
+def test_a_run_that_never_ended_is_fenced_out(database: Database) -> None:
+    _night(database, "a")
+    paused = committer(database)
+    said: list[str] = []
+    with pytest.raises(RuntimeError), writing(database, run_id="dies", say=_say):
+        raise RuntimeError("the power went")
+    with writing(database, run_id="next", say=said.append):
+        assert any("can commit no more" in sentence for sentence in said)
+        paused.add(write_rows(as_table([Row("late")]), database.documents_uri, schema=schema()))
+        with pytest.raises(Exception, match="another run has taken"):
+            paused.flush()
+    assert _live_ids(database) == ["a"]

@@ -170,7 +170,7 @@ def retrying(
     operation: Callable[[], Result],
     *,
     what: str,
-    patience: Patience = PATIENCE,
+    patience: Patience | None = None,
     clock: Clock = _CLOCK,
     on_retry: Callable[[BaseException], None] | None = None,
 ) -> Result:
@@ -181,7 +181,7 @@ def retrying(
     Args:
         operation: Safe to do twice.
         what: What it does, as the beginning of a sentence: "reading s3://bucket/key".
-        patience: How often and how long.
+        patience: How often and how long; `PATIENCE` when None.
         clock: Time and chance.
         on_retry: Called with each failure before the next attempt.
 
@@ -189,6 +189,7 @@ def retrying(
         StorageError: the store did not recover, refused, or a disk is full.
         BaseException: whatever else `operation` raises, as it is.
     """
+    patience = patience or PATIENCE
     started = clock.now()
     for attempt in range(1, patience.attempts + 1):
         try:

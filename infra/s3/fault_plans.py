@@ -20,6 +20,7 @@ class Fault(StrEnum):
     SLOW_DOWN = "slow_down"  # 503 as S3 says it; the request is not passed on
     INTERNAL = "internal"  # 500, likewise
     FORBIDDEN = "forbidden"  # 403, likewise
+    NO_BUCKET = "no_bucket"  # 404 NoSuchBucket, likewise; a server that makes buckets when they are named never says it
     RESET = "reset"  # the connection is reset, and the request not passed on
     LOST = "lost"  # the request takes effect; its answer is lost in a reset
     LOST_ERROR = "lost_error"  # the request takes effect; its answer is a 500

@@ -30,6 +30,7 @@ _ANSWERS = {
     Fault.SLOW_DOWN: (503, "Slow Down", "SlowDown", "Please reduce your request rate."),
     Fault.INTERNAL: (500, "Internal Server Error", "InternalError", "We encountered an internal error."),
     Fault.LOST_ERROR: (500, "Internal Server Error", "InternalError", "We encountered an internal error."),
+    Fault.NO_BUCKET: (404, "Not Found", "NoSuchBucket", "The specified bucket does not exist"),
     Fault.FORBIDDEN: (403, "Forbidden", "AccessDenied", "Access Denied"),
 }
 _AFTER_EFFECT = frozenset({Fault.LOST, Fault.LOST_ERROR, Fault.LOST_HANG, Fault.TRUNCATED, Fault.LATE})

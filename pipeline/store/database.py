@@ -5,16 +5,22 @@ Knows where tables are and how to open a version; not what is in them.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
+from itertools import count
 
 import lance
 import pyarrow as pa
 
 from pipeline.errors import StorageError, TableError
+from pipeline.retry import retrying
 from pipeline.storage import is_local, join, lance_options, normalise, open_filesystem, redact
 from pipeline.store.schema import read_fingerprint
 
 LIVE = "live"
+# Names what one `append` wrote, so that it can be looked up; how many versions back that is done.
+_APPEND_KEY = "t1.append"
+_LOOK_BACK = 8
 # A table at one version.
 Table = lance.LanceDataset
 
@@ -48,7 +54,9 @@ class Database:
         """
         uri = self.table_uri(table)
         try:
-            return lance.dataset(uri, version=version, storage_options=lance_options(uri))
+            return retrying(
+                lambda: lance.dataset(uri, version=version, storage_options=lance_options(uri)), what=f"opening {uri}"
+            )
         except (ValueError, OSError) as error:
             raise _explain(error, uri, version) from error
 
@@ -93,8 +101,10 @@ class Database:
         try:
             if is_local(self.uri):
                 fs.makedirs(path, exist_ok=True)
-            fs.pipe_file(probe, b"t1")
-            fs.rm_file(probe)
+            retrying(lambda: fs.pipe_file(probe, b"t1"), what=f"writing to {self.uri}")
+            retrying(lambda: fs.rm_file(probe), what=f"writing to {self.uri}")
+        except StorageError:
+            raise
         except Exception as error:
             # every file system raises errors of its own here; whichever it is, the run must not start
             reason = redact(str(error)) or type(error).__name__
@@ -107,9 +117,26 @@ class Database:
         """Adds rows to a small table of records (quarantine, runs), made when absent."""
         if rows.num_rows == 0:
             return
-        uri = self.table_uri(table)
-        mode = "append" if self.exists(table) else "create"
-        lance.write_dataset(rows, uri, mode=mode, storage_options=lance_options(uri))
+        uri, attempts = self.table_uri(table), count()
+        name = {_APPEND_KEY: secrets.token_hex(8)}
+
+        def attempt() -> None:
+            exists = self.exists(table)
+            # an attempt whose answer was lost may have landed
+            if next(attempts) and exists and _holds(self.open(table), name):
+                return
+            mode = "append" if exists else "create"
+            options = lance_options(uri)
+            lance.write_dataset(rows, uri, mode=mode, storage_options=options, transaction_properties=name)
+
+        retrying(attempt, what=f"writing to {uri}")
+
+
+def _holds(dataset: lance.LanceDataset, name: dict[str, str]) -> bool:
+    """Whether one of the newest versions was made by the transaction of this name."""
+    newest = int(dataset.version)
+    made_by = (dataset.read_transaction(version) for version in range(newest, max(0, newest - _LOOK_BACK), -1))
+    return any(transaction is not None and transaction.transaction_properties == name for transaction in made_by)
 
 
 def _explain(error: Exception, uri: str, version: int | str | None) -> TableError | StorageError:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from lance.fragment import FragmentMetadata, write_fragments
 
+from pipeline.retry import retrying
 from pipeline.storage import lance_options
 
 
@@ -51,7 +52,13 @@ def write_rows(rows: pa.Table, uri: str, *, schema: pa.Schema) -> WrittenFragmen
             column = pc.cast(column, field.type)
         columns.append(column)
     table = pa.Table.from_arrays(columns, schema=schema)
-    written = write_fragments(table, uri, schema=schema, enable_stable_row_ids=True, storage_options=lance_options(uri))
+    # an attempt that failed leaves files that no version names; the next one writes under new names
+    written = retrying(
+        lambda: write_fragments(
+            table, uri, schema=schema, enable_stable_row_ids=True, storage_options=lance_options(uri)
+        ),
+        what=f"writing to {uri}",
+    )
     size = sum(file.file_size_bytes or 0 for fragment in written for file in fragment.files)
     return WrittenFragments(tuple(json.dumps(f.to_json()) for f in written), table.num_rows, size)
 

@@ -133,6 +133,7 @@ def test_connections_are_kept_and_a_chunked_body_is_passed_on(proxy: FaultProxy)
         (Fault.SLOW_DOWN, "SlowDown", 503),
         (Fault.INTERNAL, "InternalError", 500),
         (Fault.FORBIDDEN, "AccessDenied", 403),
+        (Fault.NO_BUCKET, "NoSuchBucket", 404),
         (Fault.LOST_ERROR, "InternalError", 500),
     ],
 )

@@ -125,9 +125,9 @@ class FaultProxy:
         if injection is None or injection.fault is Fault.LATENCY:
             if injection is not None:
                 self._stopped.wait(injection.seconds)
-            response = server.exchange(request)
-            client.sendall(response.raw)
-            return not (request.closes or response.closes)
+            answer = server.exchange(request)
+            client.sendall(answer.raw)
+            return not (request.closes or answer.closes)
         if injection.fault is Fault.LATE:
             _reset(client)
             socket.close(client.detach())

@@ -97,6 +97,7 @@ class Searcher:
         top_k: int = 10,
         where: str | None = None,
         excluded: Sequence[Collection[str]] | None = None,
+        exact: bool = False,
     ) -> list[list[Hit]]:
         """The nearest documents of each query, best first.
 
@@ -105,6 +106,7 @@ class Searcher:
             top_k: Documents a query, >= 1.
             where: SQL over id, title, text, shard, num_tokens and metadata.NAME.
             excluded: For each query, ids that must not be among its hits.
+            exact: Compare every vector, though the table has an index.
 
         Raises:
             TableError: the filter cannot be used.
@@ -112,6 +114,6 @@ class Searcher:
         left_out = excluded or [()] * len(queries)
         results = []
         for vector, ids in zip(self.encode(queries), left_out, strict=True):
-            hits = nearest(self._dataset, vector, top_k=top_k + len(ids), where=where)
+            hits = nearest(self._dataset, vector, top_k=top_k + len(ids), where=where, exact=exact)
             results.append([hit for hit in hits if hit.id not in ids][:top_k])
         return results

@@ -1,4 +1,4 @@
-"""Search is exact: what numpy finds, in numpy's order, one hit a document, filters first."""
+"""Search finds what numpy finds, in numpy's order, one hit a document, filters first; an index changes none of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.store.database import Database
+from pipeline.store.indexes import IndexPlan, refresh_indexes
 from pipeline.store.search import nearest
 from tests.store.sample import Row, committer, schema, store, unit_vectors
 
@@ -92,3 +93,38 @@ def test_rows_that_were_deleted_are_not_found(database: Database) -> None:
         np.array([row for name, row in zip(rows["id"], rows["_rowid"], strict=True) if name == "a"], np.uint64)
     )
     assert [hit.id for hit in nearest(writer.dataset, unit_vectors(1)[0], top_k=5)] == ["b"]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("is_indexed", [False, True])
+def test_equal_scores_are_not_cut_by_where_they_lie(database: Database, is_indexed: bool, exact: bool) -> None:
+    # forty rows alike, stored with the last ids first: Lance alone would return the rows it stored first
+    same = list(unit_vectors(1, dim=_DIM)[0])
+    rows = [Row(f"d{i:02}", vector=same) for i in reversed(range(40))]
+    dataset = store(database, rows, table_schema=schema(dim=_DIM))
+    if is_indexed:
+        dataset = refresh_indexes(dataset, IndexPlan("IVF_FLAT"))
+    hits = nearest(dataset, unit_vectors(1, dim=_DIM)[0], top_k=3, exact=exact)
+    assert [hit.id for hit in hits] == ["d00", "d01", "d02"]
+
+
+def test_an_index_is_bypassed_where_exact_is_asked_for(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = unit_vectors(600, dim=_DIM, seed=5)
+    rows = [Row(f"d{i:03}", vector=list(vector)) for i, vector in enumerate(vectors)]
+    dataset = store(database, rows, table_schema=schema(dim=_DIM))
+    # one code a vector, whose candidates are believed: it cannot order six hundred random vectors
+    dataset = refresh_indexes(dataset, IndexPlan("IVF_PQ", 1, 1))
+    monkeypatch.setattr("pipeline.store.search._REFINE_FACTOR", 1)
+    truth = [f"d{i:03}" for i in np.argsort(-(vectors @ _query(1)))[:10]]
+    assert [hit.id for hit in nearest(dataset, _query(1), top_k=10, exact=True)] == truth
+    assert [hit.id for hit in nearest(dataset, _query(1), top_k=10)] != truth
+
+
+@pytest.mark.parametrize("kind", ["IVF_RQ", "IVF_HNSW_SQ"])
+def test_a_filter_that_leaves_few_rows_still_fills_the_answer(database: Database, kind: str) -> None:
+    vectors = unit_vectors(3_000, dim=_DIM, seed=6)
+    rows = [Row(f"d{i:04}", title="rare" if i % 100 == 0 else "", vector=list(v)) for i, v in enumerate(vectors)]
+    dataset = refresh_indexes(store(database, rows, table_schema=schema(dim=_DIM)), IndexPlan(kind, 16))
+    expected = sorted(range(0, 3_000, 100), key=lambda i: -float(vectors[i] @ _query(2)))
+    hits = nearest(dataset, _query(2), top_k=30, where="title = 'rare'")
+    assert [hit.id for hit in hits] == [f"d{i:04}" for i in expected]

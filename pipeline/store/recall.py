@@ -1,0 +1,117 @@
+"""How well the vector index of a version finds what is there, on a sample of its own vectors.
+
+The truth comes from one pass over the table for the whole sample, in numpy, so neither Lance's own search nor its
+indexes are trusted with it. Memory is a batch of vectors and the sample. Called by the gate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import lance
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.store.indexes import has_index
+from pipeline.store.search import nearest_arguments
+
+_TOP_K = 10
+_BATCH_ROWS = 16_384
+# Cosines that differ by less are a tie: what rounding of a stored vector and the order of a sum can do.
+_TIE = {"float": 2e-6, "halffloat": 1e-3}
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Rows drawn from a version: stable row ids [rows], vectors [rows, dim] float32 at length one."""
+
+    row_ids: NDArray[np.uint64]
+    vectors: NDArray[np.float32]
+    tie: float
+
+
+def recall_at_10(dataset: lance.LanceDataset, *, sample: int, seed: int = 0) -> float:
+    """Share of the ten nearest other rows that the index finds, over sampled rows; 1 where there is no index.
+
+    Args:
+        dataset: A version of the documents table.
+        sample: Rows drawn, all where there are fewer.
+        seed: Of the draw.
+    """
+    if not has_index(dataset, "vector"):
+        return 1.0
+    drawn = _draw(dataset, sample, seed)
+    wanted = min(_TOP_K, dataset.count_rows() - 1)
+    if not len(drawn.row_ids) or wanted < 1:
+        return 1.0
+    # the best others: without the row itself, which every index finds
+    floor = _best_others(dataset, drawn, wanted)[:, -1] - drawn.tie
+    found = 0
+    for row_id, vector, least in zip(drawn.row_ids, drawn.vectors, floor, strict=True):
+        ids, scores = _find(dataset, vector, wanted + 1)
+        found += min(int(((ids != row_id) & (scores >= least)).sum()), wanted)
+    return float(found / (wanted * len(drawn.row_ids)))
+
+
+def self_retrieval(dataset: lance.LanceDataset, *, sample: int, seed: int = 0) -> float:
+    """Share of sampled rows that their own vector finds first, as search would look; rows with equal vectors count.
+
+    Args:
+        dataset: A version of the documents table.
+        sample: Rows drawn, all where there are fewer.
+        seed: Of the draw.
+    """
+    drawn = _draw(dataset, sample, seed)
+    if not len(drawn.row_ids):
+        return 1.0
+    if not has_index(dataset, "vector"):
+        own = np.einsum("ij,ij->i", drawn.vectors, drawn.vectors)
+        best = _best_others(dataset, drawn, 1)[:, 0]
+        return float(np.mean(own >= best - drawn.tie))
+    found = 0
+    for row_id, vector in zip(drawn.row_ids, drawn.vectors, strict=True):
+        ids, scores = _find(dataset, vector, 1)
+        found += bool(len(ids)) and bool(ids[0] == row_id or scores[0] >= 1.0 - drawn.tie)
+    return found / len(drawn.row_ids)
+
+
+def _draw(dataset: lance.LanceDataset, sample: int, seed: int) -> _Sample:
+    num_rows = dataset.count_rows()
+    places = np.random.default_rng(seed).choice(num_rows, min(sample, num_rows), replace=False)
+    rows = dataset.take(np.sort(places).tolist(), columns=["vector", "_rowid"])
+    tie = _TIE.get(str(dataset.schema.field("vector").type.value_type), 2e-6)
+    return _Sample(rows.column("_rowid").to_numpy(), _as_units(rows.column("vector").combine_chunks()), tie)
+
+
+def _as_units(column: object) -> NDArray[np.float32]:
+    """A column of vectors as float32 [rows, dim], each of length one; zeros and NaN stay what they are."""
+    flat = column.flatten().to_numpy(zero_copy_only=False)  # type: ignore[attr-defined]
+    vectors = flat.reshape(-1, column.type.list_size).astype(np.float32)  # type: ignore[attr-defined]
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units: NDArray[np.float32] = vectors / np.where(norms > 0, norms, 1)
+    return units
+
+
+def _find(
+    dataset: lance.LanceDataset, vector: NDArray[np.float32], limit: int
+) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+    """Row ids and cosines, as `search.nearest` would look for them."""
+    rows = dataset.to_table(
+        columns=["_rowid", "_distance"],
+        nearest=nearest_arguments(dataset, vector, limit=limit, exact=False),
+        prefilter=True,
+    )
+    return rows.column("_rowid").to_numpy(), 1 - rows.column("_distance").to_numpy()
+
+
+def _best_others(dataset: lance.LanceDataset, drawn: _Sample, count: int) -> NDArray[np.float32]:
+    """Cosines of the `count` rows nearest to each sampled row, itself left out, best first, [sample, count]."""
+    best = np.full((len(drawn.row_ids), count), -np.inf, np.float32)
+    for batch in dataset.to_batches(columns=["vector"], with_row_id=True, batch_size=_BATCH_ROWS):
+        if not batch.num_rows:
+            continue
+        scores = drawn.vectors @ _as_units(batch.column("vector")).T
+        scores[drawn.row_ids[:, None] == batch.column("_rowid").to_numpy()[None, :]] = -np.inf
+        both = np.concatenate([best, scores], axis=1)
+        best = -np.sort(np.partition(-both, count - 1, axis=1)[:, :count], axis=1)
+    return best

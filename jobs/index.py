@@ -43,6 +43,8 @@ _FIELDS = {
     "commit_seconds": "commit.max_seconds",
     "vector_index": "indexes.vector",
     "min_recall": "publish.min_recall",
+    "canary": "publish.canary",
+    "canary_margin": "publish.canary_margin",
     "keep_versions": "publish.keep_versions",
     "keep_days": "publish.keep_days",
 }
@@ -93,6 +95,8 @@ _FIELDS = {
     help="Kind of the vector index; by size when left out.",
 )
 @click.option("--min-recall", type=float, help="Recall@10 that the vector index must reach.  [default: 0.9]")
+@click.option("--canary", help="BEIR folder of judged queries: a version that answers them worse is refused.")
+@click.option("--canary-margin", type=float, help="How far nDCG@10 on the canary may fall.  [default: 0.02]")
 @click.option("--keep-versions", type=int, help="Published versions that are kept.  [default: 3]")
 @click.option("--keep-days", type=float, help="Days that a replaced version is kept at least.  [default: 7]")
 @click.option("--quiet", is_flag=True, help="Say nothing on stderr.")

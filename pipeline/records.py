@@ -38,6 +38,7 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
     OUT_OF_MEMORY = "out_of_memory"
     NOT_FINITE = "not_finite"
+    CRASHED = "crashed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class Shard:
         format: How to read it.
         compression: "gzip", "zstd" or "" for none.
         size_bytes: Bytes as stored (compressed).
-        version: What the store says changes when the bytes change: an etag, else size and modification time.
+        version: What the store says changes when the bytes change: an etag, else size and modification time; "" where
+            it says nothing.
         start: First byte of this piece (plain JSONL) or first row group (Parquet).
         end: One past the last byte or row group; None for "to the end".
         members: For `Format.TEXT`, the files of this piece, relative to `uri`, sorted.

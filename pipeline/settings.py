@@ -132,6 +132,11 @@ class PublishSettings(_Section):
     )
     min_recall: float = Field(0.90, ge=0.0, le=1.0, description="Recall@10 of the vector index against exact search.")
     gate_sample: int = Field(64, ge=0, le=10_000, description="Rows tried for both; 0 leaves them out.")
+    canary: str | None = Field(
+        None, description="BEIR folder of judged queries that a version must answer as well as the live one."
+    )
+    canary_queries: int = Field(200, ge=1, description="So many of its judged queries are asked.")
+    canary_margin: float = Field(0.02, ge=0.0, le=1.0, description="How far nDCG@10 may fall.")
     keep_versions: int = Field(3, ge=1, description="Published versions kept, the live one among them.")
     keep_days: float = Field(
         7.0, ge=0.0, description="Days that a version is kept after another one went live in its place."

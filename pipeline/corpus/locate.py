@@ -20,6 +20,7 @@ from pipeline.corpus.splits import CorpusFile, bundle_texts, split_file
 from pipeline.corpus.streams import is_missing_bucket, storage_errors
 from pipeline.errors import CorpusError, SettingsError
 from pipeline.records import Format, Shard
+from pipeline.retry import retrying
 from pipeline.storage import is_local, normalise, open_filesystem, redact
 
 SPLIT_BYTES = 64 * 2**20
@@ -68,19 +69,23 @@ def _identity(uri: str) -> str:
 
 def _expand(uri: str, format: Format | None) -> list[CorpusFile]:
     """The corpus files behind one normalised URI."""
-    fs, path = open_filesystem(uri)
     with storage_errors(uri):
-        try:
-            info = fs.info(path)
-        except FileNotFoundError as error:
-            if is_missing_bucket(error):
-                raise
-            # Only now: a name with brackets or question marks that exists is meant literally.
-            if any(char in uri for char in _MAGIC):
-                return _expand_glob(fs, path, uri=uri, format=format)
-            raise CorpusError(f"nothing at {redact(uri)}; expected a file, a folder or a glob") from error
-        if info["type"] == "directory":
-            return _expand_folder(fs, path, uri=uri, format=format)
+        return retrying(lambda: _list(uri, format), what=f"listing {uri}")
+
+
+def _list(uri: str, format: Format | None) -> list[CorpusFile]:
+    fs, path = open_filesystem(uri)
+    try:
+        info = fs.info(path)
+    except FileNotFoundError as error:
+        if is_missing_bucket(error):
+            raise
+        # Only now: a name with brackets or question marks that exists is meant literally.
+        if any(char in uri for char in _MAGIC):
+            return _expand_glob(fs, path, uri=uri, format=format)
+        raise CorpusError(f"nothing at {redact(uri)}; expected a file, a folder or a glob") from error
+    if info["type"] == "directory":
+        return _expand_folder(fs, path, uri=uri, format=format)
     folder = uri[: len(uri) - len(uri.rsplit("/", 1)[-1])].rstrip("/")
     return [_corpus_file(uri, info, base=folder, format=format)]
 
@@ -174,9 +179,10 @@ def _corpus_file(uri: str, info: Info, *, base: str, format: Format | None) -> C
 
 
 def _version(info: Info, size_bytes: int) -> str:
-    """The etag, which stands for the bytes; else size and time, which nearly do."""
+    """The etag, which stands for the bytes; else size and time, which nearly do; "" where there is neither."""
     for key in ("ETag", "etag"):
         if info.get(key):
             return str(info[key]).removeprefix("W/").strip('"')
     times = (info.get(key) for key in ("mtime", "LastModified", "last_modified", "updated", "modified", "created"))
-    return f"{size_bytes}-{next((time for time in times if time is not None), '')}"
+    time = next((time for time in times if time is not None), None)
+    return "" if time is None else f"{size_bytes}-{time}"

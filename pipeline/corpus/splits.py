@@ -121,6 +121,6 @@ def _bundle(files: Sequence[CorpusFile], size_bytes: int) -> Shard:
         uri=files[0].base,
         format=Format.TEXT,
         size_bytes=size_bytes,
-        version=versions.hexdigest(),
+        version=versions.hexdigest() if all(file.version for file in files) else "",
         members=tuple(file.name for file in files),
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipeline.errors import QuarantineExceeded, SettingsError
+from pipeline.flows.compare import PlanSummary
 from pipeline.flows.report import RunReport
-from pipeline.flows.scan import PlanSummary
 from pipeline.storage import redact
 
 # Bad rows are tolerated, whatever their share, in a corpus of at most this many rows.

@@ -8,7 +8,6 @@ loads one. The table is the truth: running the same command again encodes only w
 from __future__ import annotations
 
 import math
-import secrets
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,25 +19,28 @@ import ray
 from pipeline.corpus.fields import detect_fields
 from pipeline.corpus.locate import locate
 from pipeline.errors import CorpusError, PublishRefused, SettingsError
+from pipeline.flows.canary import check_canary
 from pipeline.flows.cluster import Pool, Resources, choose_device, connected, size_pool
+from pipeline.flows.compare import Comparison, PlanSummary, decide_remotely, obsolete_rows
+from pipeline.flows.duplicates import DuplicatesTask, read_duplicates
 from pipeline.flows.failures import root_cause
 from pipeline.flows.guards import check_deletions, check_quarantine
 from pipeline.flows.progress import Reporter, reporting
+from pipeline.flows.publish import add_indexes, finish, new_run_id, writing
+from pipeline.flows.rebuild import describe_rebuild
 from pipeline.flows.report import RunReport, quarantine_rows
-from pipeline.flows.scan import PlanSummary, decide_remotely, obsolete_rows, scan_shards
+from pipeline.flows.scan import CorpusScan, in_flushes
 from pipeline.flows.stages import ReadTask
 from pipeline.flows.stream import StreamSettings, choose_window, is_worth_compiling, stream
 from pipeline.model.bundle import ModelBundle, open_bundle
 from pipeline.records import FieldMap, Reason, Rejected, Shard
 from pipeline.settings import IndexSettings
 from pipeline.storage import redact
-from pipeline.store import live
-from pipeline.store.commit import Committer
+from pipeline.store.commit import CommitBounds, Committer
 from pipeline.store.database import Database
 from pipeline.store.fragments import WrittenFragments
 from pipeline.store.schema import documents_schema
-
-_QUARANTINE_FLUSH_ROWS = 5_000
+from pipeline.store.transactions import Writer
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class _Run:
     fields: FieldMap
     bundle: ModelBundle
     pool: Pool
+    writer: Writer
 
 
 def index(settings: IndexSettings, *, quiet: bool = False) -> RunReport:
@@ -81,31 +84,24 @@ def index(settings: IndexSettings, *, quiet: bool = False) -> RunReport:
         database.check_writable()
         # a model that cannot be used is said before Ray starts; which device it gets, and so its dtype, comes after
         open_bundle(settings.encoder, device="cpu")
-        with connected(settings.pool.address) as resources:
-            run = _prepare(settings, database, reporter, shards, fields, resources)
-            return _recorded(run, resources)
+        with (
+            writing(database, run_id=new_run_id(), say=reporter.say) as writer,
+            connected(settings.pool.address) as resources,
+        ):
+            bundle, pool = _prepare(settings, resources)
+            report = RunReport(writer.run_id, bundle.checkpoint.source, bundle.identity.fingerprint, datetime.now(UTC))
+            reporter.say(
+                f"model: {report.model}, {bundle.identity.dim} components, {bundle.settings.compute_dtype} on "
+                f"{pool.device}, fingerprint {report.fingerprint[:12]}; run {report.run_id}"
+            )
+            return _recorded(
+                _Run(settings, database, reporter, report, shards, fields, bundle, pool, writer), resources
+            )
 
 
-def _prepare(
-    settings: IndexSettings,
-    database: Database,
-    reporter: Reporter,
-    shards: list[Shard],
-    fields: FieldMap,
-    resources: Resources,
-) -> _Run:
+def _prepare(settings: IndexSettings, resources: Resources) -> tuple[ModelBundle, Pool]:
     device = choose_device(settings.pool.device, resources)
-    pool = size_pool(settings.pool, resources, device=device)
-    bundle = open_bundle(settings.encoder, device=device)
-    started = datetime.now(UTC)
-    run_id = f"{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    report = RunReport(run_id, bundle.checkpoint.source, bundle.identity.fingerprint, started)
-    reporter.say(
-        f"model: {bundle.checkpoint.source}, {bundle.identity.dim} components, {bundle.settings.compute_dtype} on "
-        f"{device}, "
-        f"fingerprint {bundle.identity.fingerprint[:12]}; run {run_id}"
-    )
-    return _Run(settings, database, reporter, report, shards, fields, bundle, pool)
+    return open_bundle(settings.encoder, device=device), size_pool(settings.pool, resources, device=device)
 
 
 def _recorded(run: _Run, resources: Resources) -> RunReport:
@@ -116,10 +112,8 @@ def _recorded(run: _Run, resources: Resources) -> RunReport:
         report.status = "published"
     except BaseException as error:
         cause = root_cause(error)
-        report.status, report.error = (
-            "failed",
-            redact(f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}"),
-        )
+        report.status = "refused" if isinstance(cause, PublishRefused) else "failed"
+        report.error = redact(f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}")
         if cause is not error:
             raise cause from error
         raise
@@ -150,11 +144,13 @@ def _index(run: _Run, resources: Resources) -> None:
         f"{report.documents_quarantined:,} quarantined"
     )
     schema = documents_schema(run.bundle.identity, encoder=run.bundle.settings.model_dump_json())
-    commit = run.settings.commit
-    committer = Committer(
-        run.database, schema=schema, run_id=report.run_id,
-        max_rows=commit.max_rows, max_bytes=commit.max_bytes, max_seconds=commit.max_seconds,
-    )  # fmt: skip
+    bounds = CommitBounds(**run.settings.commit.model_dump())
+    rebuild = describe_rebuild(
+        run.database, run.bundle.identity, model=report.model, num_documents=summary.num_selected
+    )
+    if rebuild:
+        run.reporter.say(rebuild)
+    committer = Committer(run.database, writer=run.writer, schema=schema, bounds=bounds)
     if summary.num_selected:
         _encode(run, plan, summary, committer, schema)
     if summary.num_obsolete_rows:
@@ -168,37 +164,37 @@ def _index(run: _Run, resources: Resources) -> None:
 
 
 def _publish(run: _Run, summary: PlanSummary, committer: Committer) -> None:
-    if run.database.live_version() == committer.version:
-        run.report.version = committer.version
+    dataset = add_indexes(committer.dataset, run.settings.indexes, writer=run.writer, say=run.reporter.say)
+    # every row is in it: from here on `t1 publish` can end what this run begins
+    run.report.version = int(dataset.version)
+    if run.database.live_version() == dataset.version:
         return
     whole = not (run.settings.corpus.limit or run.settings.corpus.keep_missing)
     expected = run.report.documents_encoded + summary.num_unchanged if whole else None
-    live.check(committer.dataset, expected_documents=expected)
-    run.report.version = live.publish(committer.dataset)
+    check_canary(run.database, dataset, run.settings.publish, device="cpu", say=run.reporter.say)
+    finish(run.database, dataset, writer=run.writer, settings=run.settings.publish, expected_documents=expected)
 
 
 def _scan(run: _Run, resources: Resources) -> tuple[Any, PlanSummary]:
-    corpus = run.settings.corpus
-    scans: list[Any] = [None] * len(run.shards)
-    rejected: list[Rejected] = []
-    num_documents = 0
-    found = scan_shards(
-        run.shards, run.fields, max_text_chars=corpus.max_text_chars, limit=corpus.limit, num_cpus=resources.cpus
-    )
-    for position, scan, counts in found:
-        scans[position] = scan
-        num_documents += counts.num_documents
-        rejected.extend(counts.rejected)
-        run.report.documents_quarantined += len(counts.rejected)
-        if len(rejected) >= _QUARANTINE_FLUSH_ROWS:
-            _set_aside(run, rejected)
-    _set_aside(run, rejected)
-    plan, summary = decide_remotely(
-        scans, run.database, fingerprint=run.report.fingerprint,
-        delete_missing=not (corpus.limit or corpus.keep_missing), limit=corpus.limit,
-    )  # fmt: skip
-    run.report.documents_read = summary.num_documents + run.report.documents_quarantined
-    check_quarantine(run.report, allowed=run.settings.corpus.max_quarantine, db=run.database.uri)
+    corpus, report = run.settings.corpus, run.report
+    scan = CorpusScan(run.database, run.shards, run.fields, max_text_chars=corpus.max_text_chars, limit=corpus.limit)
+    for rows in in_flushes(scan.read(resources.cpus)):
+        report.documents_quarantined += len(rows)
+        _set_aside(run, rows)
+    report.documents_quarantined += sum(scan.known_rejected.values())
+    if scan.num_known:
+        run.reporter.say(f"{scan.num_known:,} of {len(run.shards):,} shards have not changed and were not opened")
+    whole = not (corpus.limit or corpus.keep_missing)
+    how = Comparison(run.database, report.fingerprint, whole, corpus.limit, len(run.shards), scan.fresh)
+    plan, summary = decide_remotely(scan.packs, how)
+    report.documents_read = summary.num_documents + report.documents_quarantined
+    check_quarantine(report, allowed=corpus.max_quarantine, db=run.database.uri)
+    duplicates = DuplicatesTask(tuple(run.shards), run.fields, corpus.max_text_chars, scan.fresh)
+    for rows in in_flushes(read_duplicates(duplicates, plan, summary.shards_with_duplicates)):
+        _set_aside(run, rows)
+    if scan.is_worth_storing and summary.num_documents:
+        # only now: a shard that is known is not set aside from again
+        scan.store(lambda: locate(corpus.uris, format=corpus.format, split_bytes=corpus.split_bytes))
     return plan, summary
 
 
@@ -238,7 +234,9 @@ def _encode(run: _Run, plan: Any, summary: PlanSummary, committer: Committer, sc
 def _stage_settings(run: _Run, num_documents: int) -> StreamSettings:
     pool = run.settings.pool
     compiles = is_worth_compiling(num_documents) if pool.compile_layers is None else pool.compile_layers
-    window = pool.window_documents or choose_window(run.pool)
+    window = pool.window_documents or choose_window(
+        run.pool, kind=run.bundle.checkpoint.kind, commit_rows=run.settings.commit.max_rows
+    )
     read = ReadTask(
         tuple(run.shards), run.fields, run.settings.corpus.max_text_chars, run.bundle.settings, run.pool.device, window
     )

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.errors import PublishRefused, TableError
+from pipeline.flows.canary import check_canary
 from pipeline.flows.report import RunReport
 from pipeline.settings import IndexesSettings, PublishSettings
 from pipeline.storage import redact
@@ -120,6 +121,7 @@ def publish(db: str, *, version: int | None, settings: PublishSettings, say: Say
         dataset = database.open("documents", version=version)
         _check_complete(database, dataset)
         with _recorded(database, dataset, run_id=run_id, status="published"):
+            check_canary(database, dataset, settings, device="cpu", say=say)
             finish(database, dataset, writer=writer, settings=settings, expected_documents=None)
     say(f"published version {dataset.version} as live in {redact(database.documents_uri)}")
     return {"live": int(dataset.version), "run_id": run_id}

@@ -1,146 +1,196 @@
-"""The first pass over a corpus: hash every document, set bad rows aside, decide what is to be encoded.
+"""The first pass over a corpus: hash every document, set bad rows aside.
 
 It costs a read and two hashes a document, needs no model, and makes everything after it exact: the totals, the
-duplicates, the deletions and what a re-run can skip. Hashes stay in Ray's object store; the driver holds counts.
+duplicates, the deletions and what a re-run can skip. Shards that an earlier run has read, and that have not changed
+since, are not opened. Hashes stay in Ray's object store; the driver holds counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import ray
+from ray.exceptions import RayError
 
 from pipeline.corpus.read import read_shard
+from pipeline.errors import CorpusError, StorageError
 from pipeline.flows.cluster import READ_CPUS
+from pipeline.flows.scan_cache import Pack, load_known, store_new
 from pipeline.records import FieldMap, Rejected, Shard, content_hash, id_hash
 from pipeline.store.database import Database
-from pipeline.store.diff import KnownRows, Plan, ShardScan, as_hashes, decide, read_known
+from pipeline.store.diff import ShardScan, as_hashes
+from pipeline.store.scans import scan_key
 
+_log = logging.getLogger(__name__)
 _MAX_RETRIES = 3
 # Scans in flight a CPU: enough to hide storage latency, few enough to keep rejected rows bounded.
 _IN_FLIGHT_PER_CPU = 4
+# Rows of the quarantine that are written at once.
+_FLUSH_ROWS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class ScanCounts:
-    """What one shard held: documents, and rows that could not become one."""
+    """What one shard held: documents, and rows that could not become one.
+
+    Attributes:
+        num_documents: Documents.
+        rejected: The other rows.
+        documents_before: For each of these, how many documents of the shard stand before it.
+    """
 
     num_documents: int
     rejected: tuple[Rejected, ...]
+    documents_before: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class PlanSummary:
-    """The counts of a `Plan`, small enough for the driver."""
+class _Fresh:
+    """A shard that this run has read: its `Pack`, by reference, and reason -> rejected rows."""
 
-    num_documents: int
-    num_selected: int
-    num_unchanged: int
-    num_changed: int
-    num_deleted: int
-    num_duplicates: int
-    num_known: int
-    num_obsolete_rows: int
-    shards_to_read: tuple[int, ...]
+    pack: Any
+    rejected: Mapping[str, int]
+
+
+class CorpusScan:
+    """The scan of one run.
+
+    Args:
+        database: Where scans of earlier runs are.
+        shards: The corpus.
+        fields: Which columns hold what.
+        max_text_chars: A longer text is no document.
+        limit: Documents to read, in the corpus's order; such a scan neither uses nor leaves anything stored.
+    """
+
+    def __init__(
+        self, database: Database, shards: Sequence[Shard], fields: FieldMap, *, max_text_chars: int, limit: int | None
+    ) -> None:
+        self._database, self._shards, self._fields = database, shards, fields
+        self._max_text_chars, self._limit = max_text_chars, limit
+        self._keys = [scan_key(shard, fields, max_text_chars=max_text_chars) for shard in shards]
+        self._fresh: dict[int, _Fresh] = {}
+        # References to `Pack`s, which hold the scans of all shards that have one.
+        self.packs: list[Any] = []
+        # Reason -> rows of shards that were not opened; an earlier run has set them aside.
+        self.known_rejected: Mapping[str, int] = {}
+        self.num_known = 0
+
+    @property
+    def fresh(self) -> frozenset[int]:
+        """Positions of the shards that were opened."""
+        return frozenset(self._fresh)
+
+    def read(self, num_cpus: float) -> Iterator[Sequence[Rejected]]:
+        """Scans what has to be, in parallel, a bounded number of shards at a time.
+
+        Yields:
+            As shards are done: rows that could not become a document.
+        """
+        in_flight = max(2, int(num_cpus * _IN_FLIGHT_PER_CPU))
+        if self._limit is not None:
+            yield from self._read_first(self._limit, in_flight)
+            return
+        known = load_known(self._database, self._keys)
+        self.packs += known.packs
+        self.known_rejected, self.num_known = known.rejected, len(known.positions)
+        waiting = iter([position for position in range(len(self._shards)) if position not in known.positions])
+        pending: dict[Any, tuple[int, Any]] = {}
+        while True:
+            while len(pending) < in_flight and (position := next(waiting, None)) is not None:
+                pack, counts = self._submit(position)
+                pending[counts] = (position, pack)
+            if not pending:
+                return
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            position, pack = pending.pop(done)
+            yield self._take(position, pack, ray.get(done).rejected)
+
+    def _read_first(self, limit: int, in_flight: int) -> Iterator[Sequence[Rejected]]:
+        """In the corpus's order, up to the last document that is wanted: what stands behind it is not looked at."""
+        waiting = iter(range(len(self._shards)))
+        pending: deque[tuple[int, Any, Any]] = deque()
+        while limit > 0:
+            while len(pending) < in_flight and (position := next(waiting, None)) is not None:
+                pending.append((position, *self._submit(position)))
+            if not pending:
+                return
+            position, pack, done = pending.popleft()
+            counts: ScanCounts = ray.get(done)
+            yield self._take(position, pack, _rejected_before(counts, limit))
+            limit -= counts.num_documents
+
+    def _submit(self, position: int) -> tuple[Any, Any]:
+        pack, counts = _scan_shard.remote(
+            position, self._shards[position], self._fields, self._max_text_chars, self._limit
+        )
+        return pack, counts
+
+    def _take(self, position: int, pack: Any, rejected: Sequence[Rejected]) -> Sequence[Rejected]:
+        self._fresh[position] = _Fresh(pack, Counter(str(row.reason) for row in rejected))
+        self.packs.append(pack)
+        return rejected
+
+    @property
+    def is_worth_storing(self) -> bool:
+        """Whether a later run could skip a shard that this one has read."""
+        return self._limit is None and any(self._keys[position] for position in self._fresh)
+
+    def store(self, list_again: Callable[[], Iterable[Shard]]) -> None:
+        """Stores what was read, for later runs; what keeps it from that is said, and stops nothing.
+
+        Args:
+            list_again: Lists the corpus as it is now. A shard that is not as it was when it was first listed was
+                perhaps rewritten before it was read: its new hashes must not stand under its old version.
+        """
+        try:
+            as_it_was = set(list_again())
+            fresh = [
+                (key, self._shards[position].uri, found.pack, found.rejected)
+                for position, found in self._fresh.items()
+                if (key := self._keys[position]) and self._shards[position] in as_it_was
+            ]
+            store_new(self._database, fresh, {key for key in self._keys if key})
+        except (CorpusError, StorageError, RayError) as error:
+            _log.warning("the scan was not stored, so the next run reads more: %s", str(error).partition("\n")[0])
+
+
+def _rejected_before(counts: ScanCounts, limit: int) -> list[Rejected]:
+    """The rejected rows that stand before the last document that is wanted."""
+    return [row for row, before in zip(counts.rejected, counts.documents_before, strict=True) if before < limit]
 
 
 @ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES, num_returns=2)  # type: ignore[untyped-decorator]
-def _scan_shard(shard: Shard, fields: FieldMap, max_text_chars: int, limit: int | None) -> tuple[ShardScan, ScanCounts]:
-    ids, contents, rejected = bytearray(), bytearray(), []
+def _scan_shard(
+    position: int, shard: Shard, fields: FieldMap, max_text_chars: int, limit: int | None
+) -> tuple[Pack, ScanCounts]:
+    ids, contents, rejected, before = bytearray(), bytearray(), [], []
     num_documents = 0
     for row in read_shard(shard, fields, max_text_chars=max_text_chars):
         if isinstance(row, Rejected):
             rejected.append(row)
+            before.append(num_documents)
             continue
         ids += id_hash(row.id)
         contents += content_hash(row.title, row.text, row.metadata)
         num_documents += 1
         if limit is not None and num_documents >= limit:
             break
-    return ShardScan(as_hashes(bytes(ids)), as_hashes(bytes(contents))), ScanCounts(num_documents, tuple(rejected))
+    scan = ShardScan(as_hashes(bytes(ids)), as_hashes(bytes(contents)))
+    return [(position, scan)], ScanCounts(num_documents, tuple(rejected), tuple(before))
 
 
-@ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES, num_returns=2)  # type: ignore[untyped-decorator]
-def _decide(
-    scans: list[Any], database: Database, fingerprint: str, delete_missing: bool, limit: int | None
-) -> tuple[Plan, PlanSummary]:
-    found: list[ShardScan] = ray.get(scans)
-    if limit is not None:
-        found = _cut(found, limit)
-    plan = decide(found, _known(database, fingerprint), delete_missing=delete_missing)
-    summary = PlanSummary(
-        num_documents=sum(len(s.ids) for s in found),
-        num_selected=plan.num_selected,
-        num_unchanged=plan.num_unchanged,
-        num_changed=plan.num_changed,
-        num_deleted=plan.num_deleted,
-        num_duplicates=int(sum(mask.sum() for mask in plan.duplicates)),
-        num_known=plan.num_known,
-        num_obsolete_rows=len(plan.obsolete),
-        shards_to_read=tuple(i for i, mask in enumerate(plan.selected) if mask.any()),
-    )
-    return plan, summary
-
-
-def _known(database: Database, fingerprint: str) -> KnownRows:
-    dataset = database.open_fingerprint(fingerprint)
-    if dataset is not None:
-        return read_known(dataset)
-    empty = np.empty((0, 2), np.uint64)
-    return KnownRows(empty, empty, np.empty(0, np.int32), np.empty(0, np.uint64))
-
-
-def _cut(scans: Sequence[ShardScan], limit: int) -> list[ShardScan]:
-    kept, left = [], limit
-    for scan in scans:
-        take = min(left, len(scan.ids))
-        kept.append(ShardScan(scan.ids[:take], scan.contents[:take]))
-        left -= take
-    return kept
-
-
-def scan_shards(
-    shards: Sequence[Shard], fields: FieldMap, *, max_text_chars: int, limit: int | None, num_cpus: float
-) -> Iterator[tuple[int, Any, ScanCounts]]:
-    """Scans shards in parallel, a bounded number at a time.
-
-    Yields:
-        As they finish: the shard's position, a reference to its `ShardScan`, and what it held.
-    """
-    in_flight = max(2, int(num_cpus * _IN_FLIGHT_PER_CPU))
-    waiting = iter(enumerate(shards))
-    pending: dict[Any, tuple[int, Any]] = {}
-    while True:
-        while len(pending) < in_flight:
-            item = next(waiting, None)
-            if item is None:
-                break
-            position, shard = item
-            scan, counts = _scan_shard.remote(shard, fields, max_text_chars, limit)
-            pending[counts] = (position, scan)
-        if not pending:
-            return
-        (done,), _ = ray.wait(list(pending), num_returns=1)
-        position, scan = pending.pop(done)
-        yield position, scan, ray.get(done)
-
-
-def decide_remotely(
-    scans: Sequence[Any], database: Database, *, fingerprint: str, delete_missing: bool, limit: int | None
-) -> tuple[Any, PlanSummary]:
-    """Compares the scans with the table in a task of its own.
-
-    Returns:
-        A reference to the `Plan`, and its counts.
-    """
-    plan, summary = _decide.remote(list(scans), database, fingerprint, delete_missing, limit)
-    return plan, ray.get(summary)
-
-
-@ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES)  # type: ignore[untyped-decorator]
-def obsolete_rows(plan: Plan) -> Any:
-    """The row ids that a plan deletes, uint64."""
-    return plan.obsolete
+def in_flushes(found: Iterable[Sequence[Rejected]]) -> Iterator[list[Rejected]]:
+    """The same rows, in lists that are worth a write each."""
+    rows: list[Rejected] = []
+    for some in found:
+        rows.extend(some)
+        if len(rows) >= _FLUSH_ROWS:
+            yield rows
+            rows = []
+    if rows:
+        yield rows

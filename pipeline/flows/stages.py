@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -20,12 +20,14 @@ import ray
 
 from pipeline.corpus.read import read_shard
 from pipeline.errors import CorpusChanged
+from pipeline.flows.careful import encode_carefully
 from pipeline.model.bundle import ModelBundle, open_bundle
+from pipeline.model.encoder import Encoded
 from pipeline.model.load import load_encoder
-from pipeline.records import QUARANTINE_TEXT_CHARS, Document, FieldMap, Reason, Rejected, Shard, content_hash
+from pipeline.records import QUARANTINE_TEXT_CHARS, Document, FieldMap, Reason, Rejected, Shard, content_hash, id_hash
 from pipeline.settings import ModelSettings
 from pipeline.storage import redact
-from pipeline.store.diff import Plan
+from pipeline.store.diff import Plan, ShardScan, as_hashes
 from pipeline.store.fragments import write_rows
 from pipeline.text.tokenise import chunk_documents
 
@@ -69,18 +71,22 @@ def read_and_tokenise(batch: dict[str, Any], *, task: Any, plan: Any) -> Iterato
 
 def _selected(task: ReadTask, plan: Plan, position: int) -> Iterator[Document]:
     shard, mask = task.shards[position], plan.selected[position]
+    ids, contents = bytearray(), bytearray()
     seen = 0
     for row in read_shard(shard, task.fields, max_text_chars=task.max_text_chars):
         if isinstance(row, Rejected):
             continue
         if seen >= len(mask):
             break  # --limit ends inside this shard
+        ids += id_hash(row.id)
+        contents += content_hash(row.title, row.text, row.metadata)
         if mask[seen]:
             yield row
         seen += 1
-    if seen < len(mask):
+    if ShardScan(as_hashes(bytes(ids)), as_hashes(bytes(contents))).digest() != plan.digests[position]:
+        was, now = (len(mask), seen) if seen < len(mask) else ("other", seen)
         raise CorpusChanged(
-            f"{redact(shard.uri)} held {len(mask)} documents when it was scanned and {seen} when it was read; "
+            f"{redact(shard.uri)} held {was} documents when it was scanned and {now} when it was read; "
             "it was rewritten meanwhile: run the same command again"
         )
 
@@ -91,6 +97,10 @@ def _documents_table(documents: list[Document], bundle: ModelBundle) -> pa.Table
         [d.title for d in documents], [d.text for d in documents], bundle.tokenizer,
         max_tokens=bundle.chunk_tokens, overlap_tokens=settings.overlap_tokens,
     )  # fmt: skip
+    flat = [chunk for of_document in chunks for chunk in of_document]
+    tokens = np.concatenate([chunk.token_ids for chunk in flat])
+    of_chunk = pa.LargeListArray.from_arrays(_bounds([len(chunk.token_ids) for chunk in flat], np.int64), tokens)
+    of_document = _bounds([len(of_document) for of_document in chunks], np.int32)
     return pa.table(
         {
             "id": pa.array([d.id for d in documents], pa.string()),
@@ -99,19 +109,25 @@ def _documents_table(documents: list[Document], bundle: ModelBundle) -> pa.Table
             "shard": pa.array([d.shard for d in documents], pa.string()),
             "offset": pa.array([d.offset for d in documents], pa.int64()),
             "content_hash": pa.array([content_hash(d.title, d.text, d.metadata) for d in documents], pa.binary(16)),
-            "texts": pa.array([[c.text for c in cs] for cs in chunks], pa.list_(pa.large_string())),
-            "token_ids": pa.array([[c.token_ids for c in cs] for cs in chunks], pa.list_(pa.large_list(pa.int32()))),
+            "texts": pa.ListArray.from_arrays(of_document, pa.array([c.text for c in flat], pa.large_string())),
+            "token_ids": pa.ListArray.from_arrays(of_document, of_chunk),
         }
     )
+
+
+def _bounds(lengths: Sequence[int], dtype: Any) -> Any:
+    """Where each part of a flat array begins, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(dtype)
 
 
 class EncodeStage:
     """An actor round an `Encoder`: documents in, rows of the documents table out."""
 
-    def __init__(self, encoder: ModelSettings, device: str, run_id: str, **loading: Any) -> None:
+    def __init__(self, encoder: ModelSettings, device: str, run_id: str, *, log: Any = None, **loading: Any) -> None:
         bundle = open_bundle(encoder, device=device)
         self.encoder = load_encoder(bundle, device=device, **loading)
         self.run_id = run_id
+        self.log = log
         self.ready_at = time.time()
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -124,9 +140,9 @@ class EncodeStage:
         bounds = inner.offsets.to_numpy()
         flat = inner.values.to_numpy()
         bodies = [flat[a:b] for a, b in pairwise(bounds)]
-        encoded = self.encoder.encode(bodies, role="document")
-
         owner = np.repeat(np.arange(block.num_rows), counts)
+        encoded = self._encode(bodies, owner, block.column("id").to_pylist())
+
         number = np.concatenate([np.arange(n) for n in counts]) if len(counts) else np.empty(0)
         reasons = np.full(len(bodies), "", dtype=object)
         for position, reason in encoded.failures.items():
@@ -155,6 +171,26 @@ class EncodeStage:
             rows = rows.append_column(name, column)
         return rows
 
+    def _encode(self, bodies: list[Any], owner: Any, ids: list[str]) -> Encoded:
+        if self.log is None:
+            return self.encoder.encode(bodies, role="document")
+        return encode_carefully(self.encoder, bodies, owner=owner, ids=ids, log=self.log)
+
+
+class WriteStage:
+    """An actor round `write_fragments`.
+
+    Ray ends a task's process that is idle for a second: tasks would start one a window, at two seconds of a core each.
+    """
+
+    def __init__(self, uri: str, schema: pa.Schema) -> None:
+        self.uri = uri
+        self.schema = schema
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """What `write_fragments` does."""
+        return write_fragments(block, uri=self.uri, schema=self.schema)
+
 
 def write_fragments(block: pa.Table, *, uri: str, schema: pa.Schema) -> pa.Table:
     """Writes a block's good rows as fragments; returns one row that tells the committer about them."""
@@ -181,6 +217,7 @@ def _rejected(row: dict[str, Any]) -> dict[str, Any]:
     details = {
         Reason.OUT_OF_MEMORY: "the text does not fit in memory even alone; lower --chunk-tokens or use a larger device",
         Reason.NOT_FINITE: "the model gave values that are not finite for this text",
+        Reason.CRASHED: "the encoder's process died each time it worked on this document alone",
     }
     reason = Reason(row["reject_reason"])
     return {

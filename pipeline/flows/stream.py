@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,15 +17,21 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from pipeline.flows.careful import start_log
 from pipeline.flows.cluster import READ_CPUS, WRITE_CPUS, Pool
-from pipeline.flows.stages import EncodeStage, ReadTask, read_and_tokenise, write_fragments
+from pipeline.flows.stages import EncodeStage, ReadTask, WriteStage, read_and_tokenise
 
 # Documents encoded together: enough to fill every lane several times, few enough that a kill loses little.
 _CUDA_WINDOW_DOCUMENTS = 2_048
 _CPU_WINDOW_DOCUMENTS_PER_THREAD = 32
+# Without a model a window costs what Ray and a fragment cost, some 20 ms in all: thousands of documents share it.
+_HASHING_WINDOW_DOCUMENTS = 4_096
 _BLOCK_BYTES_PER_DOCUMENT = 8 * 2**10
 _MIN_BLOCK_BYTES = 256 * 2**10
+_MAX_BLOCK_BYTES = 16 * 2**20
 _WINDOWS_IN_FLIGHT = 2
+# One writes while the other's window comes.
+_WRITERS_PER_ENCODER = 2
 # Compiling takes about half a minute an encoder and wins back a fifth of the time (infra/bench/encode).
 _COMPILE_FROM_DOCUMENTS = 50_000
 
@@ -50,8 +57,20 @@ class StreamSettings:
     uri: str
 
 
-def choose_window(pool: Pool) -> int:
-    """Documents that one call of an encoder gets, where the user names no number."""
+def choose_window(pool: Pool, *, kind: str, commit_rows: int) -> int:
+    """Documents that one call of an encoder gets, where the user names no number.
+
+    Args:
+        pool: The encoders.
+        kind: As in `Checkpoint`.
+        commit_rows: Rows of one commit; a window that is not written yet is lost with its encoder, so it is no more.
+    """
+    return min(_window(pool, kind), commit_rows)
+
+
+def _window(pool: Pool, kind: str) -> int:
+    if kind == "hashing":
+        return _HASHING_WINDOW_DOCUMENTS
     if pool.device == "cuda":
         return _CUDA_WINDOW_DOCUMENTS
     return _CPU_WINDOW_DOCUMENTS_PER_THREAD * max(2, pool.threads or 1)
@@ -82,12 +101,13 @@ def stream(
         "batch_tokens": settings.batch_tokens,
         "compiles": settings.compiles,
         "run_id": settings.run_id,
+        "log": start_log(),
     }
     strategy = ray.data.ActorPoolStrategy(
         min_size=pool.min_size, max_size=pool.max_size, max_tasks_in_flight_per_actor=_WINDOWS_IN_FLIGHT
     )
     read = partial(read_and_tokenise, task=ray.put(settings.read), plan=plan)
-    write = partial(write_fragments, uri=settings.uri, schema=schema)
+    writers = ray.data.ActorPoolStrategy(min_size=1, max_size=_WRITERS_PER_ENCODER * pool.max_size)
     written = (
         ray.data.from_items([{"shard": i} for i in shards], override_num_blocks=len(shards))
         .map_batches(read, batch_size=1, num_cpus=READ_CPUS)
@@ -95,7 +115,10 @@ def stream(
             EncodeStage, fn_constructor_kwargs=encoder, batch_size=window, batch_format="pyarrow",
             compute=strategy, num_cpus=pool.cpus, num_gpus=pool.gpus or None,
         )
-        .map_batches(write, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=WRITE_CPUS)
+        .map_batches(
+            WriteStage, fn_constructor_kwargs={"uri": settings.uri, "schema": schema}, batch_size=None,
+            batch_format="pyarrow", zero_copy_batch=True, compute=writers, num_cpus=WRITE_CPUS,
+        )
     )  # fmt: skip
     for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for text in batch.column("result").to_pylist():
@@ -108,9 +131,11 @@ def _configure(window: int) -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # small blocks, so that the first window reaches an encoder long before its shard is read
-    context.target_max_block_size = max(window * _BLOCK_BYTES_PER_DOCUMENT, _MIN_BLOCK_BYTES)
+    context.target_max_block_size = min(max(window * _BLOCK_BYTES_PER_DOCUMENT, _MIN_BLOCK_BYTES), _MAX_BLOCK_BYTES)
     context.execution_options.preserve_order = False
     context.actor_init_retry_on_errors = True
     context.max_errored_blocks = 0
+    # it warns, with a traceback's worth of advice, of a corpus that has fewer windows than there are writers
+    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")
     # Ray Data's own account of its stages goes to its log file; what the run says is ours to say
     logging.getLogger("ray.data").setLevel(logging.ERROR)

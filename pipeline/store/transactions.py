@@ -21,7 +21,7 @@ import lance
 from lance.commit import CommitConflictError
 
 from pipeline.errors import LeaseLost, StorageError
-from pipeline.retry import Clock, Failure, Patience, classify, retrying
+from pipeline.retry import Clock, Failure, Patience, classify, is_transient, retrying
 from pipeline.storage import lance_options, redact
 
 _log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Writer:
                     "written; `t1 status` says who holds it"
                 ) from error
             raise _busy(error) from error
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             # whether it landed or not, the next attempt looks; only what waiting cannot mend ends the run
             if classify(error) in (Failure.FULL, Failure.REFUSED):
                 raise
@@ -131,8 +131,10 @@ class Writer:
         options = lance_options(self.uri)
         try:
             latest = lance.dataset(self.uri, storage_options=options)
-        except (ValueError, FileNotFoundError):
-            return []  # there is no table yet
+        except (ValueError, OSError) as error:
+            if "was not found" in str(error) or "Not found" in str(error):
+                return []  # there is no table yet
+            raise  # not knowing is no reason to commit again
         found = [v for v in range(since + 1, int(latest.version) + 1) if read_key(latest, v) == key]
         return [lance.dataset(self.uri, version=v, storage_options=options) for v in found]
 
@@ -148,16 +150,22 @@ def fence(writer: Writer, dataset: lance.LanceDataset) -> lance.LanceDataset:
 
 
 def read_key(dataset: lance.LanceDataset, version: int) -> dict[str, str]:
-    """Run id, number and token of the transaction behind a version; empty where it says nothing or is gone."""
+    """Run id, number and token of the transaction behind a version; empty where it says nothing or is gone.
+
+    Raises:
+        OSError, ValueError: the store failed in a way that may pass, so that nothing is known.
+    """
     try:
         transaction = dataset.read_transaction(version)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if is_transient(error):
+            raise
         return {}
     properties = (transaction.transaction_properties or {}) if transaction is not None else {}
     return {name: properties[name] for name in (RUN_KEY, COMMIT_KEY, TOKEN_KEY) if name in properties}
 
 
-def _busy(error: OSError) -> OSError:
+def _busy(error: Exception) -> OSError:
     """The same failure as one that is worth another attempt."""
     return ConnectionError(_sentence(error))
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pipeline.errors import CorpusChanged, ModelError, QuarantineExceeded, SettingsError
+from pipeline.flows.compare import PlanSummary
 from pipeline.flows.failures import root_cause
 from pipeline.flows.guards import check_deletions, check_quarantine
 from pipeline.flows.report import RunReport
-from pipeline.flows.scan import PlanSummary
 from pipeline.flows.stream import _configure
 
 

@@ -88,7 +88,7 @@ def test_a_version_that_no_run_completed_is_not_published(database: Database) ->
     killed = committer(database)
     killed.add(write_rows(as_table([Row("half")]), database.documents_uri, schema=schema()))
     killed.flush()
-    with pytest.raises(TableError, match="left by a run that did not end.*run t1 index again"):
+    with pytest.raises(TableError, match=r"left by a run that did not end.*run t1 index again"):
         publish(database.uri, version=None, settings=SETTINGS, say=_say)
     assert database.live_version() == before
 

@@ -14,9 +14,9 @@ from pipeline.errors import CorpusChanged
 from pipeline.flows.stages import EncodeStage, ReadTask, _documents_table, _selected, write_fragments
 from pipeline.model.bundle import open_bundle
 from pipeline.model.encoder import Encoder
-from pipeline.records import Document, FieldMap, Reason
+from pipeline.records import Document, FieldMap, Reason, content_hash, id_hash
 from pipeline.settings import ModelSettings
-from pipeline.store.diff import Plan
+from pipeline.store.diff import Plan, ShardScan, as_hashes
 from pipeline.store.schema import documents_schema
 from tests.flows.corpora import MODEL, document, write_jsonl
 
@@ -28,25 +28,37 @@ def _task(corpus: Path) -> ReadTask:
     return ReadTask(shards, FieldMap(text="text", id="id"), 10_000, _SETTINGS, "cpu", 64)
 
 
-def _plan(*mask: bool) -> Plan:
+def _plan(names: str, *mask: bool) -> Plan:
+    """What is decided about a shard that held these documents when it was scanned."""
     chosen = np.array(mask, np.bool_)
-    return Plan([chosen], [~chosen], np.empty(0, np.uint64), 0, 0, 0, 0)
+    rows = [document(name) for name in names]
+    scan = ShardScan(
+        as_hashes(b"".join(id_hash(row["id"]) for row in rows)),
+        as_hashes(b"".join(content_hash("", row["text"], "{}") for row in rows)),
+    )
+    return Plan([chosen], [~chosen], [np.zeros(0, np.int32)], [scan.digest()], np.empty(0, np.uint64), 0, 0, 0, 0)
 
 
 def test_only_what_was_selected_is_read(tmp_path: Path) -> None:
     corpus = write_jsonl(tmp_path / "c.jsonl", [document("a"), "{broken", document("b"), document("c")])
-    assert [d.id for d in _selected(_task(corpus), _plan(True, False, True), 0)] == ["a", "c"]
+    assert [d.id for d in _selected(_task(corpus), _plan("abc", True, False, True), 0)] == ["a", "c"]
 
 
 def test_a_limit_that_ends_inside_a_shard_ends_the_read(tmp_path: Path) -> None:
     corpus = write_jsonl(tmp_path / "c.jsonl", [document(name) for name in "abcd"])
-    assert [d.id for d in _selected(_task(corpus), _plan(True, True), 0)] == ["a", "b"]
+    assert [d.id for d in _selected(_task(corpus), _plan("ab", True, True), 0)] == ["a", "b"]
 
 
 def test_a_shard_that_became_shorter_between_scan_and_read(tmp_path: Path) -> None:
     corpus = write_jsonl(tmp_path / "c.jsonl", [document("a"), document("b")])
     with pytest.raises(CorpusChanged, match=r"held 3 documents when it was scanned and 2 when it was read"):
-        list(_selected(_task(corpus), _plan(True, True, True), 0))
+        list(_selected(_task(corpus), _plan("abc", True, True, True), 0))
+
+
+def test_a_shard_that_was_rewritten_with_as_many_documents(tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", [document("a"), document("b"), document("d")])
+    with pytest.raises(CorpusChanged, match=r"held other documents when it was scanned and 3 when it was read"):
+        list(_selected(_task(corpus), _plan("abc", True, False, False), 0))
 
 
 def _documents(*texts: str) -> list[Document]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.records import content_hash, id_hash
+from pipeline.store import diff
 from pipeline.store.database import Database
 from pipeline.store.diff import KnownRows, Plan, ShardScan, as_hashes, decide, read_known
 from tests.store.sample import Row, store
@@ -27,6 +29,7 @@ class Expected:
 
     selected: list[list[bool]]
     duplicates: list[list[bool]]
+    first_shards: list[list[int]]
     obsolete: list[int]
     num_unchanged: int
     num_deleted: int
@@ -49,12 +52,17 @@ def _known(rows: list[tuple[Pair, int]]) -> KnownRows:
 
 def _by_hand(shards: list[list[Pair]], rows: list[tuple[Pair, int]], *, delete_missing: bool) -> Expected:
     wanted: dict[str, str] = {}
-    duplicates = []
-    for shard in shards:
+    first_in: dict[str, int] = {}
+    duplicates: list[list[bool]] = []
+    first_shards: list[list[int]] = []
+    for number, shard in enumerate(shards):
         duplicates.append([])
+        first_shards.append([])
         for name, text in shard:
             duplicates[-1].append(name in wanted)
+            first_shards[-1] += [first_in[name]] if name in wanted else []
             wanted.setdefault(name, text)
+            first_in.setdefault(name, number)
     present = {pair for pair, _ in rows}
     in_table = {name for name, _ in present}
     kept: set[tuple[Pair, int]] = set()
@@ -72,6 +80,7 @@ def _by_hand(shards: list[list[Pair]], rows: list[tuple[Pair, int]], *, delete_m
             for shard, repeated in zip(shards, duplicates, strict=True)
         ],
         duplicates=duplicates,
+        first_shards=first_shards,
         obsolete=obsolete,
         num_unchanged=len(wanted) - len(encode),
         num_deleted=len(in_table - wanted.keys()) if delete_missing else 0,
@@ -83,6 +92,7 @@ def _by_hand(shards: list[list[Pair]], rows: list[tuple[Pair, int]], *, delete_m
 def _as_expected(plan: Plan) -> Expected:
     return Expected(
         [mask.tolist() for mask in plan.selected], [mask.tolist() for mask in plan.duplicates],
+        [firsts.tolist() for firsts in plan.first_shards],
         plan.obsolete.tolist(), plan.num_unchanged, plan.num_deleted, plan.num_changed, plan.num_known,
     )  # fmt: skip
 
@@ -94,6 +104,38 @@ def test_it_decides_as_dictionaries_do(
     plan = decide([_scan(shard) for shard in shards], _known(rows), delete_missing=delete_missing)
     assert _as_expected(plan) == _by_hand(shards, rows, delete_missing=delete_missing)
     assert plan.num_selected == sum(map(sum, _as_expected(plan).selected))
+
+
+def _colliding(documents: list[Pair]) -> ShardScan:
+    """As `_scan`, with hashes that agree in one half or the other, and lie in few buckets."""
+    halves = (np.uint64(0), np.uint64(2**63 + 1), np.uint64(2**64 - 1))
+    ids = [(halves["abcdef".index(name) // 2], halves["abcdef".index(name) % 2]) for name, _ in documents]
+    contents = [(halves["xyz".index(text) // 2], halves["xyz".index(text) % 2]) for _, text in documents]
+    return ShardScan(np.array(ids, np.uint64).reshape(-1, 2), np.array(contents, np.uint64).reshape(-1, 2))
+
+
+@given(shards=_SHARDS, rows=_ROWS, delete_missing=st.booleans(), bucket=st.sampled_from([1, 4, 2**20]))
+def test_hashes_that_share_a_half_are_told_apart(
+    shards: list[list[Pair]], rows: list[tuple[Pair, int]], delete_missing: bool, bucket: int
+) -> None:
+    known, hashes = _known(rows), _colliding([pair for pair, _ in rows])
+    known = replace(known, ids=hashes.ids, contents=hashes.contents)
+    with patch.object(diff, "_BUCKET_ENTRIES", bucket):
+        plan = decide([_colliding(shard) for shard in shards], known, delete_missing=delete_missing)
+    assert _as_expected(plan) == _by_hand(shards, rows, delete_missing=delete_missing)
+
+
+@given(shards=_SHARDS, rows=_ROWS, delete_missing=st.booleans())
+def test_buckets_change_nothing(shards: list[list[Pair]], rows: list[tuple[Pair, int]], delete_missing: bool) -> None:
+    with patch.object(diff, "_BUCKET_ENTRIES", 2):
+        plan = decide([_scan(shard) for shard in shards], _known(rows), delete_missing=delete_missing)
+    assert _as_expected(plan) == _by_hand(shards, rows, delete_missing=delete_missing)
+
+
+def test_a_digest_changes_with_ids_contents_and_order() -> None:
+    scans = [[("a", "x"), ("b", "x")], [("b", "x"), ("a", "x")], [("a", "x"), ("b", "y")], [("a", "x")], []]
+    assert len({_scan(scan).digest() for scan in scans}) == len(scans)
+    assert decide([_scan(scans[0])], _known([]), delete_missing=True).digests == [_scan(scans[0]).digest()]
 
 
 @given(shards=_SHARDS, rows=_ROWS)

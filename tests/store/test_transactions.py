@@ -80,6 +80,23 @@ def test_a_landed_commit_is_found_behind_a_stranger_s(database: Database, monkey
     assert _ids(dataset) == ["a", "b", "x"]
 
 
+def test_not_knowing_is_no_reason_to_commit_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = store(database, [Row("a")])
+    Faults(monkeypatch, "lost")
+    real, looked = lance.dataset, []
+
+    def unreachable(*arguments: Any, **options: Any) -> Any:
+        looked.append(1)
+        if len(looked) == 1:
+            raise ValueError("LanceError(IO): Generic S3 error: status code: 503 Service Unavailable")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(transactions.lance, "dataset", unreachable)
+    dataset = _writer(database).commit(_append(database, "b"), read_version=before.version)
+    assert _ids(dataset) == ["a", "b"]
+    assert len(looked) > 1
+
+
 def test_a_store_that_stays_away_ends_the_run_and_loses_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,121 @@
+"""The scanned corpus compared with the table, in a task of its own: the driver sees counts.
+
+Called by the index flow. What is compared and how lies in `store.diff`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import ray
+
+from pipeline.flows.cluster import READ_CPUS
+from pipeline.flows.duplicates import holds_new_duplicates
+from pipeline.retry import retrying
+from pipeline.store.database import Database
+from pipeline.store.diff import KnownRows, Plan, ShardScan, decide, read_known
+
+_MAX_RETRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """The counts of a `Plan`, small enough for the driver; and which shards are to be read again, for what."""
+
+    num_documents: int
+    num_selected: int
+    num_unchanged: int
+    num_changed: int
+    num_deleted: int
+    num_duplicates: int
+    num_known: int
+    num_obsolete_rows: int
+    shards_to_read: tuple[int, ...]
+    shards_with_duplicates: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the scans are compared with, and how.
+
+    Attributes:
+        database: Whose documents table.
+        fingerprint: Of the encoder.
+        delete_missing: Whether documents absent from the corpus are to disappear.
+        limit: Documents that count, in the corpus's order; None for all.
+        num_shards: Shards of the corpus.
+        fresh: Positions of the shards that this run has read itself.
+    """
+
+    database: Database
+    fingerprint: str
+    delete_missing: bool
+    limit: int | None
+    num_shards: int
+    fresh: frozenset[int]
+
+
+def decide_remotely(packs: Sequence[Any], how: Comparison) -> tuple[Any, PlanSummary]:
+    """Compares the scans with the table in a task of its own.
+
+    Args:
+        packs: References to `Pack`s; a shard that is in none has no documents.
+        how: With what, and how.
+
+    Returns:
+        A reference to the `Plan`, and its counts.
+    """
+    plan, summary = _decide.remote(list(packs), how)
+    return plan, ray.get(summary)
+
+
+@ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES, num_returns=2)  # type: ignore[untyped-decorator]
+def _decide(packs: list[Any], how: Comparison) -> tuple[Plan, PlanSummary]:
+    none = np.empty((0, 2), np.uint64)
+    found = [ShardScan(none, none)] * how.num_shards
+    for position, scan in chain.from_iterable(ray.get(packs)):
+        found[position] = scan
+    if how.limit is not None:
+        found = _cut(found, how.limit)
+    plan = decide(found, _known(how.database, how.fingerprint), delete_missing=how.delete_missing)
+    positions = range(how.num_shards)
+    summary = PlanSummary(
+        num_documents=sum(len(s.ids) for s in found),
+        num_selected=plan.num_selected,
+        num_unchanged=plan.num_unchanged,
+        num_changed=plan.num_changed,
+        num_deleted=plan.num_deleted,
+        num_duplicates=int(sum(mask.sum() for mask in plan.duplicates)),
+        num_known=plan.num_known,
+        num_obsolete_rows=len(plan.obsolete),
+        shards_to_read=tuple(i for i in positions if plan.selected[i].any()),
+        shards_with_duplicates=tuple(i for i in positions if holds_new_duplicates(plan, i, how.fresh)),
+    )
+    return plan, summary
+
+
+def _known(database: Database, fingerprint: str) -> KnownRows:
+    dataset = database.open_fingerprint(fingerprint)
+    if dataset is not None:
+        return retrying(lambda: read_known(dataset), what=f"reading {database.documents_uri}")
+    empty = np.empty((0, 2), np.uint64)
+    return KnownRows(empty, empty, np.empty(0, np.int32), np.empty(0, np.uint64))
+
+
+def _cut(scans: Sequence[ShardScan], limit: int) -> list[ShardScan]:
+    kept, left = [], limit
+    for scan in scans:
+        take = min(left, len(scan.ids))
+        kept.append(ShardScan(scan.ids[:take], scan.contents[:take]))
+        left -= take
+    return kept
+
+
+@ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES)  # type: ignore[untyped-decorator]
+def obsolete_rows(plan: Plan) -> Any:
+    """The row ids that a plan deletes, uint64."""
+    return plan.obsolete

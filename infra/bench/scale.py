@@ -1,0 +1,209 @@
+"""How a run scales: documents a second, driver memory, commit time, what an unchanged and a changed corpus cost.
+
+    python -m infra.bench.scale --documents 100000 --documents 1000000 --out infra/bench/results/scale.json
+
+For each size: a generated corpus is indexed with the hashing encoder (plumbing only, so that what is measured is
+everything but a model; texts are tokenised by the default model's tokenizer), indexed again unchanged, and again with
+one document in a hundred changed in place. Prints a table, and what 100 million documents would need by these slopes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from infra.bench.scale_corpus import Prose, change_documents, write_corpus
+from infra.bench.scale_run import Watched, watched_run
+
+_TARGET_DOCUMENTS = 100_000_000
+_CHANGED_SHARE = 0.01
+# Ten times the commits that the default makes, so that a slope would show.
+_COMMIT_ROWS = 10_000
+_DIM = 64
+# Hashing takes a twentieth of what tokenising does, so the readers get the rest of the cores.
+_ENCODER_CPUS = 0.25
+
+
+def machine(cores: int) -> str:
+    """What this was measured on."""
+    with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{cores} of {os.cpu_count()} cores, {names[0] if names else platform.machine()}, Python {sys.version[:6]}"
+
+
+def measure(folder: Path, prose: Prose, *, documents: int, cores: int) -> dict[str, Any]:
+    """The three runs of one size, as facts."""
+    corpus, db = folder / "corpus", folder / "db"
+    corpus_bytes = write_corpus(corpus, prose, documents=documents)
+    settings = folder / "index.toml"
+    settings.write_text(
+        f'db = "{db}"\n[corpus]\nuris = ["{corpus}"]\n[encoder]\nmodel = "hashing://{_DIM}"\n'
+        f'[pool]\ndevice = "cpu"\ncpus_per_encoder = {_ENCODER_CPUS}\n[commit]\nmax_rows = {_COMMIT_ROWS}\n'
+    )
+    first = watched_run(settings, cores=cores)
+    table_bytes = {part.name: _size(part) for part in sorted((db / "documents.lance").iterdir())}
+    again = watched_run(settings, cores=cores)
+    num_changed = max(1, int(documents * _CHANGED_SHARE))
+    shards = change_documents(corpus, prose, documents=documents, changed=num_changed)
+    changed = watched_run(settings, cores=cores)
+    for name, run, count in (("first", first, documents), ("again", again, 0), ("changed", changed, num_changed)):
+        if run.report["documents_encoded"] != count:
+            raise RuntimeError(f"{name}: {run.report['documents_encoded']} documents encoded, expected {count}")
+    return {
+        "documents": documents,
+        "corpus_bytes": corpus_bytes,
+        "table_bytes": table_bytes,
+        "tokens_per_document": first.report["num_tokens"] / documents,
+        "changed_shards": shards,
+        "first": facts(first) | {"memory": memory(first), "commits": commits(first)},
+        "again": facts(again),
+        "changed": facts(changed),
+    }
+
+
+def facts(run: Watched) -> dict[str, Any]:
+    """A run's times and rates."""
+    seconds, read = run.report["seconds"], run.report["documents_read"]
+    return {
+        "seconds": seconds,
+        "stream_seconds": run.report["stream_seconds"],
+        "wall_seconds": round(run.wall_s, 2),
+        "cpu_seconds": round(run.cpu_s, 2),
+        "documents_per_s": read / seconds,
+        "documents_per_cpu_s": read / run.cpu_s,
+        "driver_peak_bytes": max((size for _, size in run.driver_bytes), default=0),
+        "worker_peak_bytes": run.worker_bytes,
+    }
+
+
+def memory(run: Watched) -> dict[str, Any]:
+    """The driver's memory over the part of a run in which it encodes: the second fifth against the last."""
+    end = run.wall_s
+    begin = end - run.report["stream_seconds"]
+    sizes = np.array([size for at, size in run.driver_bytes if begin <= at <= end] or [0, 0])
+    fifths = [float(np.median(part)) for part in np.array_split(sizes, 5) if len(part)]
+    shown = sizes[np.linspace(0, len(sizes) - 1, 41).astype(int)] if len(sizes) > 41 else sizes
+    return {
+        "bytes_by_fifth": [int(size) for size in fifths],
+        "growth": fifths[-1] / fifths[1] - 1 if len(fifths) > 1 and fifths[1] else 0.0,
+        "samples": [int(size) for size in shown],
+    }
+
+
+def commits(run: Watched) -> dict[str, Any]:
+    """Commit times: the first tenth against the last, and the slope a commit."""
+    seconds = np.array([s for _, s in run.commits])
+    tenth = max(1, len(seconds) // 10)
+    # the first commit opens files and warms caches; the rest are what repeats
+    steady = seconds[1:] if len(seconds) > 2 * tenth else seconds
+    slope = np.polyfit(np.arange(len(steady)), steady, 1)[0] if len(steady) > 2 else 0.0
+    return {
+        "count": len(seconds),
+        "median_ms": float(np.median(seconds) * 1e3),
+        "first_tenth_ms": float(np.median(steady[:tenth]) * 1e3),
+        "last_tenth_ms": float(np.median(steady[-tenth:]) * 1e3),
+        "slope_ms_per_commit": float(slope * 1e3),
+    }
+
+
+def extrapolate(small: dict[str, Any], large: dict[str, Any]) -> dict[str, Any]:
+    """What the target size would need, by the slopes between two sizes."""
+    more = large["documents"] - small["documents"]
+
+    def slope(run: str, value: str) -> float:
+        return float((large[run][value] - small[run][value]) / more)
+
+    cores = large["cores"]
+    whole = _TARGET_DOCUMENTS
+    table = sum(large["table_bytes"].values()) / large["documents"]
+    commit = large["first"]["commits"]
+    return {
+        "documents": whole,
+        "first_run_hours_on_these_cores": whole * slope("first", "seconds") / 3600,
+        "first_run_cpu_hours": whole * slope("first", "cpu_seconds") / 3600,
+        "first_run_documents_per_s_and_core": 1 / slope("first", "seconds") / cores,
+        "unchanged_run_minutes_on_these_cores": whole * slope("again", "seconds") / 60,
+        "object_store_bytes_for_hashes": whole * 32,
+        "driver_bytes": large["first"]["driver_peak_bytes"]
+        + max(0.0, slope("first", "driver_peak_bytes")) * (whole - large["documents"]),
+        "largest_worker_bytes": large["first"]["worker_peak_bytes"]
+        + max(0.0, slope("again", "worker_peak_bytes")) * (whole - large["documents"]),
+        "last_commit_ms_at_100000_rows_a_commit": commit["median_ms"]
+        + max(0.0, commit["slope_ms_per_commit"]) * whole / 100_000,
+        "table_gigabytes": table * whole / 1e9,
+    }
+
+
+def bars(small: dict[str, Any], large: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """What was promised: (found, bound)."""
+    first, commit = large["first"], large["first"]["commits"]
+    growth = first["driver_peak_bytes"] / small["first"]["driver_peak_bytes"] - 1
+    return {
+        "first run, documents/s, at least": (first["documents_per_s"], 5_000),
+        "nothing changed, documents/s, at least": (large["again"]["documents_per_s"], 50_000),
+        "1 % changed, share of the first run, at most": (large["changed"]["seconds"] / first["seconds"], 0.03),
+        "driver memory, growth over the run, at most": (first["memory"]["growth"], 0.10),
+        "driver memory, growth between the sizes, at most": (growth, 0.10),
+        "commit time, last tenth over first, at most": (commit["last_tenth_ms"] / commit["first_tenth_ms"], 1.25),
+    }
+
+
+def show(size: dict[str, Any]) -> None:
+    """One size as lines of a table."""
+    commit = size["first"]["commits"]
+    click.echo(f"{size['documents']:,} documents, {size['tokens_per_document']:.0f} tokens each")
+    for name in ("first", "again", "changed"):
+        run = size[name]
+        click.echo(
+            f"  {name:<8}{run['seconds']:>8.1f} s{run['documents_per_s']:>10,.0f} documents/s"
+            f"{run['documents_per_cpu_s']:>10,.0f} a CPU second{run['driver_peak_bytes'] / 1e6:>7,.0f} MB driver"
+            f"{run['worker_peak_bytes'] / 1e6:>7,.0f} MB largest worker{run['wall_seconds']:>8.1f} s with Ray's start"
+        )
+    click.echo(
+        f"  {commit['count']} commits, median {commit['median_ms']:.1f} ms, first tenth "
+        f"{commit['first_tenth_ms']:.1f} ms, last {commit['last_tenth_ms']:.1f} ms"
+    )
+
+
+def _size(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+
+
+@click.command()
+@click.option("--documents", multiple=True, type=int, help="A size; several times.  [default: 100000 and 1000000]")
+@click.option("--cores", default=2, show_default=True, help="Cores to run on, and CPUs that Ray is told of.")
+@click.option("--scratch", type=click.Path(file_okay=False), help="Where corpora and tables go, for a while.")
+@click.option("--out", type=click.Path(dir_okay=False), help="JSON of everything measured.")
+def main(documents: tuple[int, ...], cores: int, scratch: str | None, out: str | None) -> None:
+    """Measures how a run scales."""
+    prose = Prose()
+    sizes = []
+    for count in sorted(documents or (100_000, 1_000_000)):
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            size = measure(Path(folder), prose, documents=count, cores=cores) | {"cores": cores}
+        show(size)
+        sizes.append(size)
+    found: dict[str, Any] = {
+        "hardware": machine(cores),
+        "command": " ".join(["python -m infra.bench.scale", *sys.argv[1:]]),
+    }
+    if len(sizes) > 1:
+        found |= {"bars": bars(sizes[0], sizes[-1]), "needs": extrapolate(sizes[0], sizes[-1])}
+        for name, (value, bound) in found["bars"].items():
+            click.echo(f"{name:<52}{bound:>10,.2f}{value:>14,.2f}")
+        for name, value in found["needs"].items():
+            click.echo(f"{name:<52}{value:>24,.2f}")
+    if out:
+        Path(out).write_text(json.dumps(found | {"sizes": sizes}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

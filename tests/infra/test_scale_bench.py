@@ -1,0 +1,85 @@
+"""The scale benchmark, small: its corpora are what they say, its runs do what it counts, its sums hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from infra.bench import scale
+from infra.bench.scale_corpus import DOCUMENTS_PER_SHARD, Prose, change_documents, write_corpus
+
+
+@pytest.fixture(scope="module")
+def prose() -> Prose:
+    return Prose()
+
+
+def _lines(folder: Path) -> list[str]:
+    return [line for path in sorted(folder.iterdir()) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_same_corpus_every_time_with_texts_like_abstracts(tmp_path: Path, prose: Prose) -> None:
+    count = DOCUMENTS_PER_SHARD + 100
+    assert write_corpus(tmp_path / "a", prose, documents=count) == write_corpus(
+        tmp_path / "b", Prose(), documents=count
+    )
+    lines = _lines(tmp_path / "a")
+    assert lines == _lines(tmp_path / "b")
+    rows = [json.loads(line) for line in lines]
+    assert len({row["id"] for row in rows}) == count
+    assert all(60 <= len(row["text"].split()) <= 120 for row in rows)
+    assert len(list((tmp_path / "a").iterdir())) == 2
+
+
+def test_changed_documents_are_changed_in_place(tmp_path: Path, prose: Prose) -> None:
+    count = DOCUMENTS_PER_SHARD + 100
+    write_corpus(tmp_path / "a", prose, documents=count)
+    before = _lines(tmp_path / "a")
+    assert change_documents(tmp_path / "a", prose, documents=count, changed=126) == 1
+    after = _lines(tmp_path / "a")
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 126
+    assert [json.loads(line)["id"] for line in after] == [json.loads(line)["id"] for line in before]
+
+
+def _size(documents: int, seconds: float, driver_bytes: int) -> dict[str, object]:
+    run = {
+        "seconds": seconds, "cpu_seconds": 2 * seconds, "documents_per_s": documents / seconds,
+        "driver_peak_bytes": driver_bytes, "worker_peak_bytes": 10**8,
+        "memory": {"growth": 0.02},
+        "commits": {"median_ms": 4.0, "first_tenth_ms": 4.0, "last_tenth_ms": 4.2, "slope_ms_per_commit": 0.001},
+    }  # fmt: skip
+    return {
+        "documents": documents, "cores": 2, "table_bytes": {"data": documents * 500},
+        "first": run, "again": run | {"seconds": seconds / 20}, "changed": run | {"seconds": seconds / 50},
+    }  # fmt: skip
+
+
+def test_needs_follow_the_slopes_between_two_sizes() -> None:
+    small, large = _size(100_000, 20.0, 200 * 10**6), _size(1_000_000, 110.0, 209 * 10**6)
+    needs = scale.extrapolate(small, large)
+    assert needs["first_run_hours_on_these_cores"] == pytest.approx(1e8 * 1e-4 / 3600)
+    assert needs["first_run_documents_per_s_and_core"] == pytest.approx(5_000)
+    assert needs["driver_bytes"] == pytest.approx(209e6 + 10 * (1e8 - 1e6))
+    assert needs["last_commit_ms_at_100000_rows_a_commit"] == pytest.approx(5.0)
+    assert needs["table_gigabytes"] == pytest.approx(50)
+    bars = scale.bars(small, large)
+    assert bars["driver memory, growth between the sizes, at most"][0] == pytest.approx(0.045)
+    assert bars["1 % changed, share of the first run, at most"][0] == pytest.approx(0.02)
+
+
+@pytest.mark.ray
+def test_a_tiny_run_of_all_three_kinds(tmp_path: Path) -> None:
+    out = tmp_path / "scale.json"
+    arguments = ["--documents", "300", "--scratch", str(tmp_path), "--out", str(out)]
+    result = CliRunner().invoke(scale.main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    (size,) = json.loads(out.read_text(encoding="utf-8"))["sizes"]
+    assert (size["documents"], size["changed_shards"]) == (300, 1)
+    assert size["first"]["commits"]["count"] >= 1
+    assert size["first"]["driver_peak_bytes"] > 0
+    assert size["first"]["cpu_seconds"] > 0
+    assert size["table_bytes"]["data"] > 0
+    assert "300 documents" in result.stdout

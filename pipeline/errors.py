@@ -10,6 +10,7 @@
     |   +-- ClusterError        the Ray cluster cannot be reached, or can never schedule what was asked for
     +-- QuarantineExceeded      more documents were bad than `--max-quarantine` allows; exit code 3
     +-- PublishRefused          the gate refused to move `live`; the old version still serves; exit code 4
+    |   +-- RecallTooLow        for nothing but the vector index's recall, which training it anew may mend
     +-- CorpusChanged           a shard changed between being scanned and being encoded; run again; exit code 5
     +-- LeaseHeld               another run is writing this table; exit code 6
     +-- LeaseLost               another run took the table over while this one was paused or cut off; exit code 6
@@ -66,6 +67,10 @@ class PublishRefused(T1Error):
     """A check of the gate failed; readers keep the version they had."""
 
     exit_code = 4
+
+
+class RecallTooLow(PublishRefused):
+    """Only the recall of the vector index is too low; training it anew may mend that."""
 
 
 class CorpusChanged(T1Error):

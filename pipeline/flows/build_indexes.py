@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import lance_ray
 import ray
 
 from pipeline.storage import lance_options
@@ -54,6 +53,8 @@ def build_on_cluster(dataset: Table, plan: IndexPlan, *, num_shares: int) -> Non
         plan: Its kind is not None.
         num_shares: Groups of fragments that are indexed at once.
     """
+    import lance_ray  # a second of start-up that few runs need
+
     bits = {"num_bits": RQ_BITS} if plan.kind == "IVF_RQ" else {}
     lance_ray.create_index(
         dataset.uri, "vector", plan.kind, name=index_name("vector"), metric="cosine", replace=True,

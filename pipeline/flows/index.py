@@ -11,6 +11,7 @@ import math
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ import ray
 from pipeline.corpus.fields import detect_fields
 from pipeline.corpus.locate import locate
 from pipeline.errors import CorpusError, PublishRefused, SettingsError
+from pipeline.flows.build_indexes import choose_builder
 from pipeline.flows.canary import check_canary
 from pipeline.flows.cluster import Pool, Resources, choose_device, connected, size_pool
 from pipeline.flows.compare import Comparison, PlanSummary, decide_remotely, obsolete_rows
@@ -137,11 +139,9 @@ def _index(run: _Run, resources: Resources) -> None:
         )
     check_deletions(summary, allowed=run.settings.corpus.max_delete)
     run.reporter.say(
-        f"scan: {summary.num_documents:,} documents, {summary.num_selected:,} to encode ({summary.num_changed:,} "
-        "changed), "
-        f"{summary.num_unchanged:,} unchanged, {summary.num_duplicates:,} duplicate, {summary.num_deleted:,} to "
-        "delete, "
-        f"{report.documents_quarantined:,} quarantined"
+        f"scan: {summary.num_documents:,} documents, {summary.num_selected:,} to encode "
+        f"({summary.num_changed:,} changed), {summary.num_unchanged:,} unchanged, {summary.num_duplicates:,} duplicate, "
+        f"{summary.num_deleted:,} to delete, {report.documents_quarantined:,} quarantined"
     )
     schema = documents_schema(run.bundle.identity, encoder=run.bundle.settings.model_dump_json())
     bounds = CommitBounds(**run.settings.commit.model_dump())
@@ -164,7 +164,11 @@ def _index(run: _Run, resources: Resources) -> None:
 
 
 def _publish(run: _Run, summary: PlanSummary, committer: Committer) -> None:
-    dataset = add_indexes(committer.dataset, run.settings.indexes, writer=run.writer, say=run.reporter.say)
+    indexes = partial(
+        add_indexes, settings=run.settings.indexes, writer=run.writer, say=run.reporter.say,
+        build=choose_builder(committer.dataset.count_rows()),
+    )  # fmt: skip
+    dataset = indexes(committer.dataset)
     # every row is in it: from here on `t1 publish` can end what this run begins
     run.report.version = int(dataset.version)
     if run.database.live_version() == dataset.version:
@@ -172,7 +176,10 @@ def _publish(run: _Run, summary: PlanSummary, committer: Committer) -> None:
     whole = not (run.settings.corpus.limit or run.settings.corpus.keep_missing)
     expected = run.report.documents_encoded + summary.num_unchanged if whole else None
     check_canary(run.database, dataset, run.settings.publish, device="cpu", say=run.reporter.say)
-    finish(run.database, dataset, writer=run.writer, settings=run.settings.publish, expected_documents=expected)
+    run.report.version = finish(
+        run.database, dataset, writer=run.writer, settings=run.settings.publish, expected_documents=expected,
+        retrain=lambda: indexes(dataset, rebuild=True),
+    )  # fmt: skip
 
 
 def _scan(run: _Run, resources: Resources) -> tuple[Any, PlanSummary]:

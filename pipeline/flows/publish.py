@@ -13,19 +13,20 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.errors import PublishRefused, TableError
+from pipeline.errors import PublishRefused, RecallTooLow, TableError
 from pipeline.flows.canary import check_canary
 from pipeline.flows.report import RunReport
 from pipeline.settings import IndexesSettings, PublishSettings
 from pipeline.storage import redact
 from pipeline.store import gate, live
 from pipeline.store.database import LIVE, Database, Table
-from pipeline.store.indexes import Step, choose_vector_index, refresh_indexes
+from pipeline.store.indexes import IndexPlan, Step, build_vector_index, choose_vector_index, refresh_indexes
 from pipeline.store.lease import Lease
 from pipeline.store.schema import read_fingerprint
 from pipeline.store.transactions import Writer, fence
 
 Say = Callable[[str], None]
+Build = Callable[[Table, IndexPlan], None]
 
 
 def new_run_id() -> str:
@@ -48,8 +49,25 @@ def writing(database: Database, *, run_id: str, say: Say) -> Iterator[Writer]:
         yield writer
 
 
-def add_indexes(dataset: Table, settings: IndexesSettings, *, writer: Writer, say: Say) -> Table:
-    """Builds what indexes the table lacks, and brings the others up to date; the version that has them."""
+def add_indexes(
+    dataset: Table,
+    settings: IndexesSettings,
+    *,
+    writer: Writer,
+    say: Say,
+    build: Build = build_vector_index,
+    rebuild: bool = False,
+) -> Table:
+    """Builds what indexes the table lacks, and brings the others up to date; the version that has them.
+
+    Args:
+        dataset: The latest version.
+        settings: Which indexes.
+        writer: Of the run that holds the lease.
+        say: Hears of the vector index, which takes long.
+        build: What builds it, here or on a cluster.
+        rebuild: Train it anew, though it seems to fit.
+    """
     plan = choose_vector_index(
         dataset.count_rows(), dataset.schema.field("vector").type.list_size, kind=settings.vector,
         auto_from_rows=settings.auto_from_rows, scalar=settings.scalar, full_text=settings.full_text,
@@ -60,11 +78,17 @@ def add_indexes(dataset: Table, settings: IndexesSettings, *, writer: Writer, sa
         if step.column == "vector":
             say(f"vector index {plan.kind}: {step.action}")
 
-    return refresh_indexes(dataset, plan, before=before)
+    return refresh_indexes(dataset, plan, before=before, build=build, rebuild=rebuild)
 
 
 def finish(
-    database: Database, dataset: Table, *, writer: Writer, settings: PublishSettings, expected_documents: int | None
+    database: Database,
+    dataset: Table,
+    *,
+    writer: Writer,
+    settings: PublishSettings,
+    expected_documents: int | None,
+    retrain: Callable[[], Table] | None = None,
 ) -> int:
     """Checks a version, publishes it, and drops what nothing keeps any more.
 
@@ -74,17 +98,24 @@ def finish(
         writer: Of the run that holds the lease.
         settings: The gate's floors, and how long old versions are kept.
         expected_documents: As in `gate.check`.
+        retrain: Makes a version whose vector index is trained anew; tried once when recall is too low, because an
+            index that was added to night after night may have drifted from its vectors.
 
     Returns:
-        The version's number.
+        The number of the version that is now live.
 
     Raises:
         PublishRefused: a check failed.
         LeaseLost: another run took the table over.
     """
-    gate.check(
-        dataset, expected_documents=expected_documents, checked=_comparable(database, dataset), floors=_floors(settings)
-    )
+    checked, floors = _comparable(database, dataset), _floors(settings)
+    try:
+        gate.check(dataset, expected_documents=expected_documents, checked=checked, floors=floors)
+    except RecallTooLow:
+        if retrain is None:
+            raise
+        dataset = retrain()
+        gate.check(dataset, expected_documents=expected_documents, checked=checked, floors=floors)
     writer.confirm()
     version = live.publish(dataset)
     live.drop_old(database.open("documents"), _retention(settings))

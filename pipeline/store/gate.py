@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.errors import PublishRefused
+from pipeline.errors import PublishRefused, RecallTooLow
 from pipeline.retry import retrying
 from pipeline.store.recall import recall_at_10, self_retrieval
 
@@ -107,7 +107,7 @@ def check(
         floors: What it must reach.
 
     Raises:
-        PublishRefused: naming every check that failed.
+        PublishRefused: naming every check that failed; `RecallTooLow` where it is recall alone.
     """
     floors = floors or GateFloors()
     report = retrying(
@@ -115,7 +115,8 @@ def check(
     )
     failures = report.failures(expected_documents=expected_documents, floors=floors)
     if failures:
-        raise PublishRefused(
+        only_recall = len(failures) == 1 and report.recall is not None and report.recall < floors.recall
+        raise (RecallTooLow if only_recall else PublishRefused)(
             f"version {dataset.version} was not published: {'; '.join(failures)}; readers keep the version they had"
         )
     return report

@@ -85,22 +85,22 @@ def facts(run: Watched) -> dict[str, Any]:
 
 
 def memory(run: Watched) -> dict[str, Any]:
-    """The driver's memory over the part of a run in which it encodes: the second fifth against the last."""
-    end = run.wall_s
-    begin = end - run.report["stream_seconds"]
-    sizes = np.array([size for at, size in run.driver_bytes if begin <= at <= end] or [0, 0])
-    fifths = [float(np.median(part)) for part in np.array_split(sizes, 5) if len(part)]
-    shown = sizes[np.linspace(0, len(sizes) - 1, 41).astype(int)] if len(sizes) > 41 else sizes
+    """The driver's memory from the first commit to the last, and at the end, where indexes are built and checked."""
+    begin, end = run.commits[0][2], run.commits[-1][2]
+    streaming = np.array([size for at, size in run.driver_bytes if begin <= at <= end] or [run.driver_bytes[0][1]])
+    fifths = [float(np.median(part)) for part in np.array_split(streaming, 5) if len(part)]
+    every = np.array([size for _, size in run.driver_bytes])
     return {
         "bytes_by_fifth": [int(size) for size in fifths],
-        "growth": fifths[-1] / fifths[1] - 1 if len(fifths) > 1 and fifths[1] else 0.0,
-        "samples": [int(size) for size in shown],
+        "growth": fifths[-1] / fifths[0] - 1,
+        "peak_after_last_commit": max((size for at, size in run.driver_bytes if at > end), default=0),
+        "samples": [int(size) for size in every[np.linspace(0, len(every) - 1, min(41, len(every))).astype(int)]],
     }
 
 
 def commits(run: Watched) -> dict[str, Any]:
     """Commit times: the first tenth against the last, and the slope a commit."""
-    seconds = np.array([s for _, s in run.commits])
+    seconds = np.array([s for _, s, _ in run.commits])
     tenth = max(1, len(seconds) // 10)
     # the first commit opens files and warms caches; the rest are what repeats
     steady = seconds[1:] if len(seconds) > 2 * tenth else seconds
@@ -146,12 +146,14 @@ def bars(small: dict[str, Any], large: dict[str, Any]) -> dict[str, tuple[float,
     """What was promised: (found, bound)."""
     first, commit = large["first"], large["first"]["commits"]
     growth = first["driver_peak_bytes"] / small["first"]["driver_peak_bytes"] - 1
+    encoding = first["memory"]["bytes_by_fifth"][-1] / small["first"]["memory"]["bytes_by_fifth"][-1] - 1
     return {
         "first run, documents/s, at least": (first["documents_per_s"], 5_000),
         "nothing changed, documents/s, at least": (large["again"]["documents_per_s"], 50_000),
         "1 % changed, share of the first run, at most": (large["changed"]["seconds"] / first["seconds"], 0.03),
-        "driver memory, growth over the run, at most": (first["memory"]["growth"], 0.10),
-        "driver memory, growth between the sizes, at most": (growth, 0.10),
+        "driver memory, growth while encoding, at most": (first["memory"]["growth"], 0.10),
+        "driver memory while encoding, between the sizes, at most": (encoding, 0.10),
+        "driver memory at its peak, between the sizes, at most": (growth, 0.10),
         "commit time, last tenth over first, at most": (commit["last_tenth_ms"] / commit["first_tenth_ms"], 1.25),
     }
 
@@ -198,9 +200,9 @@ def main(documents: tuple[int, ...], cores: int, scratch: str | None, out: str |
     if len(sizes) > 1:
         found |= {"bars": bars(sizes[0], sizes[-1]), "needs": extrapolate(sizes[0], sizes[-1])}
         for name, (value, bound) in found["bars"].items():
-            click.echo(f"{name:<52}{bound:>10,.2f}{value:>14,.2f}")
+            click.echo(f"{name:<60}{bound:>10,.2f}{value:>14,.2f}")
         for name, value in found["needs"].items():
-            click.echo(f"{name:<52}{value:>24,.2f}")
+            click.echo(f"{name:<60}{value:>24,.2f}")
     if out:
         Path(out).write_text(json.dumps(found | {"sizes": sizes}, indent=1) + "\n", encoding="utf-8")
 

@@ -27,7 +27,7 @@ class Watched:
 
     Attributes:
         report: The run's own account, as `t1 index` prints it.
-        commits: For each commit: rows in the table before it, and its seconds.
+        commits: For each commit: the version it made, its seconds, and when it ended (seconds since the start).
         wall_s: From starting the process to its end, Ray's start and end included.
         cpu_s: Processor seconds of the driver and all processes below it.
         driver_bytes: For each sample: seconds since the start, and bytes of memory that only the driver has (its
@@ -36,7 +36,7 @@ class Watched:
     """
 
     report: dict[str, Any]
-    commits: list[tuple[int, float]] = field(default_factory=list)
+    commits: list[tuple[int, float, float]] = field(default_factory=list)
     wall_s: float = 0.0
     cpu_s: float = 0.0
     driver_bytes: list[tuple[float, int]] = field(default_factory=list)
@@ -64,7 +64,9 @@ def watched_run(settings: Path, *, cores: int) -> Watched:
     if process.returncode or not lines:
         raise RuntimeError(f"the run ended with {process.returncode}: {log.read_text()[-2_000:]}")
     found = json.loads(lines[-1])
-    result.report, result.commits = found["report"], [tuple(commit) for commit in found["commits"]]
+    # both processes read the same monotonic clock
+    result.report = found["report"]
+    result.commits = [(version, seconds, at - begin) for version, seconds, at in found["commits"]]
     return result
 
 
@@ -91,18 +93,18 @@ def _watch(process: subprocess.Popen[str], result: Watched, begin: float) -> Non
     result.cpu_s = sum(spent.values())
 
 
-def _timed_commits() -> list[tuple[int, float]]:
+def _timed_commits() -> list[tuple[int, float, float]]:
     """From now on, every commit leaves its time here."""
     from pipeline.store.commit import Committer
 
-    commits: list[tuple[int, float]] = []
+    commits: list[tuple[int, float, float]] = []
     flush = Committer.flush
 
     def timed(self: Committer) -> bool:
         begin = time.perf_counter()
         done = flush(self)
         if done:
-            commits.append((self.version, time.perf_counter() - begin))
+            commits.append((self.version, time.perf_counter() - begin, time.monotonic()))
         return done
 
     Committer.flush = timed  # type: ignore[method-assign]

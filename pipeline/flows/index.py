@@ -140,8 +140,8 @@ def _index(run: _Run, resources: Resources) -> None:
     check_deletions(summary, allowed=run.settings.corpus.max_delete)
     run.reporter.say(
         f"scan: {summary.num_documents:,} documents, {summary.num_selected:,} to encode "
-        f"({summary.num_changed:,} changed), {summary.num_unchanged:,} unchanged, {summary.num_duplicates:,} duplicate, "
-        f"{summary.num_deleted:,} to delete, {report.documents_quarantined:,} quarantined"
+        f"({summary.num_changed:,} changed), {summary.num_unchanged:,} unchanged, "
+        f"{summary.num_duplicates:,} duplicate, {summary.num_deleted:,} to delete, {report.documents_quarantined:,} quarantined"
     )
     schema = documents_schema(run.bundle.identity, encoder=run.bundle.settings.model_dump_json())
     bounds = CommitBounds(**run.settings.commit.model_dump())

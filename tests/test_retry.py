@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pipeline.errors import CorpusError, StorageError
 from pipeline.retry import Clock, Failure, Patience, classify, explain, retrying
 
-_PLACE = ", /home/runner/work/lance/lance/rust/lance-io/src/object_store.rs:1589:50"
+_PLACE = ", /build/lance/rust/lance-io/src/object_store.rs:1589:50"
 
 
 def _answer(status: int, code: str) -> ClientError:

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -183,3 +183,12 @@ def _fitting(resources: Resources, *, cpus: float, gpus: float) -> int:
     # one encoder cannot use GPUs of two nodes, nor two fractions of different GPUs
     per_gpu = math.floor(1 / gpus + 1e-9) if gpus < 1 else 1 / gpus
     return min(by_cpu, math.floor(resources.gpus * per_gpu + 1e-9))
+
+
+def call_remotely(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Calls a function in a task of the cluster, so that what it reads is not in the driver's memory.
+
+    Raises:
+        BaseException: what the function raises, as Ray hands it on: an instance of its class.
+    """
+    return ray.get(ray.remote(num_cpus=1, max_retries=2)(function).remote(*arguments, **named))

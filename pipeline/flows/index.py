@@ -22,18 +22,19 @@ from pipeline.corpus.locate import locate
 from pipeline.errors import CorpusError, PublishRefused, SettingsError
 from pipeline.flows.build_indexes import choose_builder
 from pipeline.flows.canary import check_canary
-from pipeline.flows.cluster import Pool, Resources, choose_device, connected, size_pool
+from pipeline.flows.cluster import Pool, Resources, call_remotely, choose_device, connected, size_pool
 from pipeline.flows.compare import Comparison, PlanSummary, decide_remotely, obsolete_rows
 from pipeline.flows.duplicates import DuplicatesTask, read_duplicates
 from pipeline.flows.failures import root_cause
+from pipeline.flows.finish import How, add_indexes, finish
 from pipeline.flows.guards import check_deletions, check_quarantine
 from pipeline.flows.progress import Reporter, reporting
-from pipeline.flows.publish import add_indexes, finish, new_run_id, writing
 from pipeline.flows.rebuild import describe_rebuild
 from pipeline.flows.report import RunReport, quarantine_rows
 from pipeline.flows.scan import CorpusScan, in_flushes
 from pipeline.flows.stages import ReadTask
 from pipeline.flows.stream import StreamSettings, choose_window, is_worth_compiling, stream
+from pipeline.flows.writing import new_run_id, writing
 from pipeline.model.bundle import ModelBundle, open_bundle
 from pipeline.records import FieldMap, Reason, Rejected, Shard
 from pipeline.settings import IndexSettings
@@ -139,9 +140,9 @@ def _index(run: _Run, resources: Resources) -> None:
         )
     check_deletions(summary, allowed=run.settings.corpus.max_delete)
     run.reporter.say(
-        f"scan: {summary.num_documents:,} documents, {summary.num_selected:,} to encode "
-        f"({summary.num_changed:,} changed), {summary.num_unchanged:,} unchanged, "
-        f"{summary.num_duplicates:,} duplicate, {summary.num_deleted:,} to delete, {report.documents_quarantined:,} quarantined"
+        f"scan: {summary.num_documents:,} documents, {summary.num_selected:,} to encode ({summary.num_changed:,} "
+        f"changed), {summary.num_unchanged:,} unchanged, {summary.num_duplicates:,} duplicate, "
+        f"{summary.num_deleted:,} to delete, {report.documents_quarantined:,} quarantined"
     )
     schema = documents_schema(run.bundle.identity, encoder=run.bundle.settings.model_dump_json())
     bounds = CommitBounds(**run.settings.commit.model_dump())
@@ -164,11 +165,9 @@ def _index(run: _Run, resources: Resources) -> None:
 
 
 def _publish(run: _Run, summary: PlanSummary, committer: Committer) -> None:
-    indexes = partial(
-        add_indexes, settings=run.settings.indexes, writer=run.writer, say=run.reporter.say,
-        build=choose_builder(committer.dataset.count_rows()),
-    )  # fmt: skip
-    dataset = indexes(committer.dataset)
+    how = How(call_remotely, build=choose_builder(committer.dataset.count_rows()), say=run.reporter.say)
+    indexes = partial(add_indexes, run.database, settings=run.settings.indexes, writer=run.writer, how=how)
+    dataset = indexes(dataset=committer.dataset)
     # every row is in it: from here on `t1 publish` can end what this run begins
     run.report.version = int(dataset.version)
     if run.database.live_version() == dataset.version:
@@ -178,7 +177,7 @@ def _publish(run: _Run, summary: PlanSummary, committer: Committer) -> None:
     check_canary(run.database, dataset, run.settings.publish, device="cpu", say=run.reporter.say)
     run.report.version = finish(
         run.database, dataset, writer=run.writer, settings=run.settings.publish, expected_documents=expected,
-        retrain=lambda: indexes(dataset, rebuild=True),
+        how=how, retrain=lambda: indexes(dataset=dataset, rebuild=True),
     )  # fmt: skip
 
 

@@ -1,141 +1,26 @@
-"""From a version with every row to the one that readers get: the gate, the tag, what is kept, and the way back.
+"""`t1 publish`, `t1 rollback`, `t1 verify`: what moves `live` by hand, or only looks. No model, no Ray.
 
-`finish` ends an index run; `publish`, `rollback` and `verify` are commands of their own. Whatever moves `live` holds
-the table's lease.
+Whatever moves `live` holds the table's lease, and leaves a row in the `runs` table.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.errors import PublishRefused, RecallTooLow, TableError
+from pipeline.errors import PublishRefused, TableError
 from pipeline.flows.canary import check_canary
+from pipeline.flows.finish import finish, floors_of
 from pipeline.flows.report import RunReport
-from pipeline.settings import IndexesSettings, PublishSettings
+from pipeline.flows.writing import Say, new_run_id, writing
+from pipeline.settings import PublishSettings
 from pipeline.storage import redact
 from pipeline.store import gate, live
 from pipeline.store.database import LIVE, Database, Table
-from pipeline.store.indexes import IndexPlan, Step, build_vector_index, choose_vector_index, refresh_indexes
-from pipeline.store.lease import Lease
 from pipeline.store.schema import read_fingerprint
-from pipeline.store.transactions import Writer, fence
-
-Say = Callable[[str], None]
-Build = Callable[[Table, IndexPlan], None]
-
-
-def new_run_id() -> str:
-    """A name for a run: when it began, UTC, and six random digits."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-
-
-@contextmanager
-def writing(database: Database, *, run_id: str, say: Say) -> Iterator[Writer]:
-    """Holds the table's lease; a table taken over from a run that never gave it back is fenced against that run.
-
-    Raises:
-        LeaseHeld: another run is writing.
-    """
-    with Lease.acquire(database, run_id=run_id, say=say) as lease:
-        writer = Writer(database.documents_uri, run_id=run_id, token=lease.token, confirm=lease.check)
-        if lease.took_over and database.exists("documents"):
-            say("the last run on this table did not end; what it committed is kept, and it can commit no more")
-            fence(writer, database.open("documents"))
-        yield writer
-
-
-def add_indexes(
-    dataset: Table,
-    settings: IndexesSettings,
-    *,
-    writer: Writer,
-    say: Say,
-    build: Build = build_vector_index,
-    rebuild: bool = False,
-) -> Table:
-    """Builds what indexes the table lacks, and brings the others up to date; the version that has them.
-
-    Args:
-        dataset: The latest version.
-        settings: Which indexes.
-        writer: Of the run that holds the lease.
-        say: Hears of the vector index, which takes long.
-        build: What builds it, here or on a cluster.
-        rebuild: Train it anew, though it seems to fit.
-    """
-    plan = choose_vector_index(
-        dataset.count_rows(), dataset.schema.field("vector").type.list_size, kind=settings.vector,
-        auto_from_rows=settings.auto_from_rows, scalar=settings.scalar, full_text=settings.full_text,
-    )  # fmt: skip
-
-    def before(step: Step) -> None:
-        writer.confirm()
-        if step.column == "vector":
-            say(f"vector index {plan.kind}: {step.action}")
-
-    return refresh_indexes(dataset, plan, before=before, build=build, rebuild=rebuild)
-
-
-def finish(
-    database: Database,
-    dataset: Table,
-    *,
-    writer: Writer,
-    settings: PublishSettings,
-    expected_documents: int | None,
-    retrain: Callable[[], Table] | None = None,
-) -> int:
-    """Checks a version, publishes it, and drops what nothing keeps any more.
-
-    Args:
-        database: Whose documents table it is.
-        dataset: The version.
-        writer: Of the run that holds the lease.
-        settings: The gate's floors, and how long old versions are kept.
-        expected_documents: As in `gate.check`.
-        retrain: Makes a version whose vector index is trained anew; tried once when recall is too low, because an
-            index that was added to night after night may have drifted from its vectors.
-
-    Returns:
-        The number of the version that is now live.
-
-    Raises:
-        PublishRefused: a check failed.
-        LeaseLost: another run took the table over.
-    """
-    checked, floors = _comparable(database, dataset), _floors(settings)
-    try:
-        gate.check(dataset, expected_documents=expected_documents, checked=checked, floors=floors)
-    except RecallTooLow:
-        if retrain is None:
-            raise
-        dataset = retrain()
-        gate.check(dataset, expected_documents=expected_documents, checked=checked, floors=floors)
-    writer.confirm()
-    version = live.publish(dataset)
-    live.drop_old(database.open("documents"), _retention(settings))
-    return version
-
-
-def _comparable(database: Database, dataset: Table) -> Table | None:
-    """What is live now, where it holds the same kind of vectors: its files were looked at when it was published."""
-    if database.live_version() is None:
-        return None
-    current = database.open("documents", version=LIVE)
-    return current if read_fingerprint(current.schema) == read_fingerprint(dataset.schema) else None
-
-
-def _floors(settings: PublishSettings) -> gate.GateFloors:
-    return gate.GateFloors(settings.min_self_retrieval, settings.min_recall, settings.gate_sample)
-
-
-def _retention(settings: PublishSettings) -> live.Retention:
-    return live.Retention(settings.keep_versions, settings.keep_days)
 
 
 def publish(db: str, *, version: int | None, settings: PublishSettings, say: Say) -> dict[str, Any]:
@@ -210,7 +95,7 @@ def verify(db: str, *, version: int | None, settings: PublishSettings) -> dict[s
     """
     database = Database.at(db)
     dataset = database.open("documents", version=LIVE if version is None else version)
-    floors = _floors(settings)
+    floors = floors_of(settings)
     report = gate.inspect(dataset, checked=None, floors=floors)
     failures = report.failures(expected_documents=None, floors=floors)
     if failures:

@@ -43,7 +43,7 @@ def test_every_good_row_once_and_every_bad_row_with_its_reason(tmp_path: Path) -
         assert row["content_hash"] == content_hash(row["title"], row["text"], row["metadata"] or "{}")
 
     aside = {row["reason"]: row for row in record_rows(db, "quarantine")}
-    assert set(aside) == {"broken_json", "not_an_object", "empty_text", "no_text"}
+    assert set(aside) == {"broken_json", "not_an_object", "empty_text", "no_text", "duplicate_id"}
     lines = corpus.read_bytes().splitlines(keepends=True)
     for reason, number in {"broken_json": 1, "not_an_object": 3, "empty_text": 5, "no_text": 6}.items():
         row = aside[reason]

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import LeaseHeld, PublishRefused, TableError
-from pipeline.flows.publish import add_indexes, finish, new_run_id, publish, rollback, verify, writing
+from pipeline.flows.finish import How, add_indexes, call_here, finish
+from pipeline.flows.publish import publish, rollback, verify
 from pipeline.flows.report import RunReport
 from pipeline.flows.status import status
+from pipeline.flows.writing import new_run_id, writing
 from pipeline.settings import IndexesSettings, PublishSettings
 from pipeline.store.database import LIVE, Database
 from pipeline.store.fragments import write_rows
@@ -39,7 +41,7 @@ def _night(database: Database, *ids: str, settings: PublishSettings = SETTINGS, 
         commits.writer = writer
         commits.add(write_rows(as_table([Row(i) for i in ids]), database.documents_uri, schema=schema()))
         commits.flush()
-        dataset = add_indexes(commits.dataset, IndexesSettings(), writer=writer, say=_say)
+        dataset = add_indexes(database, commits.dataset, IndexesSettings(), writer=writer, how=How(call_here))
         report = RunReport(writer.run_id, "m", "f", datetime.now(UTC), status="refused", version=int(dataset.version))
         database.append("runs", report.as_row("{}"))
         if end:

@@ -1,0 +1,160 @@
+"""The end of a run: indexes, the gate, the tag `live`, and what is kept of the versions before.
+
+Called by the index flow, and by `publish` for its commands; whoever calls holds the table's lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pipeline.errors import LeaseLost, RecallTooLow
+from pipeline.flows.writing import Say
+from pipeline.settings import IndexesSettings, PublishSettings
+from pipeline.storage import redact
+from pipeline.store import gate, live
+from pipeline.store.database import LIVE, Database, Table
+from pipeline.store.indexes import (
+    IndexPlan,
+    Step,
+    build_vector_index,
+    choose_vector_index,
+    plan_steps,
+    refresh_indexes,
+)
+from pipeline.store.lease import read_lease
+from pipeline.store.schema import read_fingerprint
+from pipeline.store.transactions import Writer
+
+Build = Callable[[Table, IndexPlan], None]
+Result = TypeVar("Result")
+
+
+def _say_nothing(sentence: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """Where the heavy parts run.
+
+    Attributes:
+        run: Calls a function where its memory may grow with the table; `call_here`, or in a task of a cluster.
+        build: What builds the vector index.
+        say: Hears of what takes long.
+    """
+
+    run: Callable[..., Any]
+    build: Build = build_vector_index
+    say: Say = _say_nothing
+
+
+def call_here(function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+    """What reads much and returns little, in this process; a flow with a cluster has it done in a task."""
+    return function(*arguments, **named)
+
+
+def add_indexes(
+    database: Database, dataset: Table, settings: IndexesSettings, *, writer: Writer, how: How, rebuild: bool = False
+) -> Table:
+    """Builds what indexes the table lacks, and brings the others up to date; the version that has them.
+
+    Args:
+        database: Whose documents table it is.
+        dataset: Its latest version.
+        settings: Which indexes.
+        writer: Of the run that holds the lease.
+        how: Where they are built, and what hears of it.
+        rebuild: Train the vector index anew, though it seems to fit.
+    """
+    plan = choose_vector_index(
+        dataset.count_rows(), dataset.schema.field("vector").type.list_size, kind=settings.vector,
+        auto_from_rows=settings.auto_from_rows, scalar=settings.scalar, full_text=settings.full_text,
+    )  # fmt: skip
+    steps = plan_steps(dataset, plan, rebuild=rebuild)
+    if not steps:
+        return dataset
+    for step in steps:
+        if step.column == "vector":
+            how.say(f"vector index {plan.kind}: {step.action}")
+    writer.confirm()
+    version = how.run(_refresh, database, plan, token=writer.token, build=how.build, rebuild=rebuild)
+    return database.open("documents", version=version)
+
+
+def _refresh(database: Database, plan: IndexPlan, *, token: int, build: Build, rebuild: bool) -> int:
+    """The steps, each only while the lease is still the run's: read where this runs, as a lease cannot travel."""
+
+    def before(_: Step) -> None:
+        holder = read_lease(database)
+        if holder is None or holder.token != token:
+            raise LeaseLost(f"another run has taken {redact(database.uri)} over; no index was built by this one")
+
+    dataset = database.open("documents")
+    return int(refresh_indexes(dataset, plan, before=before, build=build, rebuild=rebuild).version)
+
+
+def finish(
+    database: Database,
+    dataset: Table,
+    *,
+    writer: Writer,
+    settings: PublishSettings,
+    expected_documents: int | None,
+    how: How | None = None,
+    retrain: Callable[[], Table] | None = None,
+) -> int:
+    """Checks a version, publishes it, and drops what nothing keeps any more.
+
+    Args:
+        database: Whose documents table it is.
+        dataset: The version.
+        writer: Of the run that holds the lease.
+        settings: The gate's floors, and how long old versions are kept.
+        expected_documents: As in `gate.check`.
+        how: Where the gate reads; here when None.
+        retrain: Makes a version whose vector index is trained anew; tried once when recall is too low, because an
+            index that was added to night after night may have drifted from its vectors.
+
+    Returns:
+        The number of the version that is now live.
+
+    Raises:
+        PublishRefused: a check failed.
+        LeaseLost: another run took the table over.
+    """
+    run = how.run if how is not None else call_here
+    rest = {
+        "expected_documents": expected_documents,
+        "checked": _comparable(database, dataset),
+        "floors": floors_of(settings),
+    }
+    try:
+        run(gate.check, dataset, **rest)
+    except RecallTooLow:
+        if retrain is None:
+            raise
+        dataset = retrain()
+        run(gate.check, dataset, **rest)
+    writer.confirm()
+    version = live.publish(dataset)
+    live.drop_old(database.open("documents"), _retention(settings))
+    return version
+
+
+def _comparable(database: Database, dataset: Table) -> Table | None:
+    """What is live now, where it holds the same kind of vectors: its files were looked at when it was published."""
+    if database.live_version() is None:
+        return None
+    current = database.open("documents", version=LIVE)
+    return current if read_fingerprint(current.schema) == read_fingerprint(dataset.schema) else None
+
+
+def floors_of(settings: PublishSettings) -> gate.GateFloors:
+    """What the gate asks of a version."""
+    return gate.GateFloors(settings.min_self_retrieval, settings.min_recall, settings.gate_sample)
+
+
+def _retention(settings: PublishSettings) -> live.Retention:
+    return live.Retention(settings.keep_versions, settings.keep_days)

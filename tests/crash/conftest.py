@@ -28,7 +28,10 @@ def cluster(s3_server: S3Server) -> Iterator[Any]:
         for name, value in s3_server.environment.items():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", str(ROOT))
-        made = Cluster(initialize_head=True, head_node_args=NODE | {"num_cpus": 0, "include_dashboard": False})
+        # a node that is gone is missed after seconds, not after a quarter of a minute
+        watchful = {"health_check_period_ms": 1_000, "health_check_failure_threshold": 3}
+        head = NODE | {"num_cpus": 0, "include_dashboard": False, "_system_config": watchful}
+        made = Cluster(initialize_head=True, head_node_args=head)
         try:
             for _ in range(2):
                 made.add_node(**NODE)

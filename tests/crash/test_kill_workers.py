@@ -55,20 +55,19 @@ def test_workers(cluster: Any, new_trial: NewTrial, undisturbed: dict[int, Table
 
 
 @pytest.mark.timeout(900)
-def test_nodes(cluster: Any, new_trial: NewTrial, undisturbed: dict[int, Table]) -> None:
+def test_a_node(cluster: Any, new_trial: NewTrial, undisturbed: dict[int, Table]) -> None:
     trial = new_trial(window_s=0.2)
     with trial.started() as process:
-        for num_windows in (6, 20):
 
-            def encoding(least: int = num_windows) -> list[Any]:
-                if trial.num_windows() < least:
-                    return []
-                return [node for node in cluster.worker_nodes if any(map(_encodes, _workers(node)))]
+        def encoding() -> list[Any]:
+            if trial.num_windows() < 12:
+                return []
+            return [node for node in cluster.worker_nodes if any(map(_encodes, _workers(node)))]
 
-            found = trial.await_in(process, encoding)
-            assert found, f"the run ended before {num_windows} windows were encoded{trial.tail()}"
-            cluster.remove_node(found[0], allow_graceful=False)
-            cluster.add_node(**NODE)
-            trial.num_kills += 1
+        found = trial.await_in(process, encoding)
+        assert found, f"the run ended before a node could be taken from it{trial.tail()}"
+        cluster.remove_node(found[0], allow_graceful=False)
+        cluster.add_node(**NODE)
+        trial.num_kills += 1
         trial.report_of(process)
     assert_as_if_undisturbed(trial, undisturbed)

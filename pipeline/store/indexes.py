@@ -22,9 +22,10 @@ from pipeline.storage import lance_options
 VECTOR_KINDS = ("IVF_FLAT", "IVF_SQ", "IVF_PQ", "IVF_RQ", "IVF_HNSW_FLAT", "IVF_HNSW_SQ", "IVF_HNSW_PQ")
 # Why IVF_RQ (infra/bench/results/indexes.json, 200,000 vectors of 384): with refinement it finds 0.99 of the nearest
 # ten in about a hundredth of the exact scan's time; IVF_SQ, IVF_FLAT and IVF_PQ with 96 codes find as much in two to
-# four hundredths. It takes two thirds of IVF_SQ's bytes and a sixth of IVF_FLAT's. IVF_PQ takes less still, but trains for a minute at any size and leaves all
-# to refinement (0.82 without it, RaBitQ 0.96). Graphs take the longest to build, twice the bytes, and find less here.
-# Below 50,000 rows an exact scan takes some 30 to 70 ms of two cores, and every refresh of an index is saved.
+# four hundredths. It takes two thirds of IVF_SQ's bytes and a sixth of IVF_FLAT's. IVF_PQ takes less still, but trains
+# for a minute at any size and leaves all to refinement (0.82 without it, RaBitQ 0.96). Graphs take the longest to
+# build, twice the bytes, and find less here. Below 50,000 rows an exact scan takes some 30 to 70 ms of two cores, and
+# every refresh of an index is saved.
 AUTO_FROM_ROWS = 50_000
 # Lance's own targets: it splits and joins partitions towards them whenever rows are added, so others would not last.
 _ROWS_A_PARTITION = {"IVF_FLAT": 4_096, "IVF_RQ": 4_096, "IVF_SQ": 8_192, "IVF_PQ": 8_192}

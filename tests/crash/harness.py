@@ -24,8 +24,8 @@ ROOT = DRIVER.parents[2]
 COMMIT_ROWS = 100
 WINDOW_DOCUMENTS = 16
 RUN_TIMEOUT_S = 200
-# A Ray whose driver is gone ends by itself within seconds.
-_ORPHANS_END_S = 60
+# A Ray whose driver is gone ends by itself within seconds, but for agents of its raylet, which notice after minutes.
+_ORPHANS_END_S = 5
 # How often a parent looks at what its run has done so far.
 _LOOK_S = 0.01
 # Documents that are encoded and not yet with the committer; several blocks of Ray Data must fit, or all would wait.
@@ -166,28 +166,30 @@ class Trial:
 
 
 def _members(session: int) -> list[int]:
-    """Processes of a session, but for its leader."""
-    return [pid for pid in psutil.pids() if pid != session and _session(pid) == session]
+    """Processes of a session, but for its leader, and for those that only wait to be noticed by their parent."""
+    return [pid for pid in psutil.pids() if pid != session and _lives_in(pid, session)]
 
 
-def _session(pid: int) -> int:
+def _lives_in(pid: int, session: int) -> bool:
     try:
-        return os.getsid(pid)
-    except (ProcessLookupError, PermissionError):
-        return -1
+        return os.getsid(pid) == session and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, PermissionError, psutil.NoSuchProcess):
+        return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a driver that still runs, and waits for the Ray that it started, if any, to follow it."""
+    """Ends a driver that still runs, and what is left of the Ray that it started, if any."""
     if process.poll() is None:
         process.kill()
-    family = [psutil.Process(pid) for pid in _members(process.pid) if psutil.pid_exists(pid)]
     process.wait()
     assert process.stdout is not None
     process.stdout.close()
-    _, alive = psutil.wait_procs(family, timeout=_ORPHANS_END_S)
-    for orphan in alive:
-        orphan.kill()
+    deadline = time.monotonic() + _ORPHANS_END_S
+    while orphans := _members(process.pid):
+        if time.monotonic() > deadline:
+            for pid in orphans:
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(10 * _LOOK_S)
 
 
 @dataclass(frozen=True, slots=True)

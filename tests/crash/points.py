@@ -15,9 +15,10 @@ from typing import Any
 
 import lance
 
+from pipeline.flows import finish
 from pipeline.flows import index as flow
 from pipeline.flows.scan import CorpusScan
-from pipeline.store import gate, indexes, lease, live
+from pipeline.store import gate, lease, live
 from pipeline.store.database import LIVE, Database
 from pipeline.store.lease_record import HELD, RELEASED
 
@@ -47,6 +48,10 @@ def _tags(*, live: bool) -> Meant:
     return lambda _tags, name, _version: (name == LIVE) == live
 
 
+def _calls(function: Callable[..., Any]) -> Meant:
+    return lambda called, *_, **__: called is function
+
+
 def _writes(state: str) -> Meant:
     return lambda _database, record, **_: record.state == state
 
@@ -62,8 +67,8 @@ STEPS: dict[str, tuple[Any, str, Meant]] = {
     "append": (lance.LanceDataset, "commit", _commits("Append")),
     "deletion-file": (lance.LanceFragment, "delete", _any),
     "delete": (lance.LanceDataset, "commit", _commits("Delete")),
-    "index-step": (indexes, "_take", _any),
-    "gate": (gate, "check", _any),
+    "indexes": (flow, "call_remotely", _calls(finish._refresh)),
+    "gate": (flow, "call_remotely", _calls(gate.check)),
     "tag": (_TAGS, "create", _tags(live=False)),
     "first-live": (_TAGS, "create", _tags(live=True)),
     "live": (_TAGS, "update", _tags(live=True)),

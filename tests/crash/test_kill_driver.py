@@ -18,8 +18,8 @@ FIRST = [
     "quarantine:after",
     "append:before:2",
     "append:after:2",
-    "index-step:after:2",
-    "gate:after",
+    "indexes:after",
+    "gate:before",
     "first-live:before",
 ]
 SECOND = ["scan-cache:before", "fence:after", "append:after", "deletion-file:after", "delete:after",
@@ -33,7 +33,6 @@ def _crash(trial: Trial, undisturbed: dict[int, Table], first: list[str], second
             write_corpus(trial.corpus, edition=edition)
         for point in points:
             assert trial.ends_at(point), f"{point} was not reached{trial.tail()}"
-            print(point, trial.encoded[-1].total(), trial.num_repeated())
         trial.finishes()
         assert_as_if_undisturbed(trial, undisturbed, edition=edition)
 
@@ -48,6 +47,7 @@ def test_with_everything_in_an_object_store(new_trial: NewTrial, s3: str, undist
     _crash(new_trial(s3), undisturbed, ["append:after:2"], ["append:before", "delete:after"])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_with_the_ray_that_it_started(new_trial: NewTrial, undisturbed: dict[int, Table]) -> None:
     trial = new_trial(address=None)

@@ -34,7 +34,7 @@ SHARDS = st.sampled_from("abcdef")
 PLACES = st.integers(0, 99)
 # Where the process is still there to clean up; the others need a process that dies (tests/crash).
 POINTS = ["quarantine:after", "scan-cache:before", "append:before", "append:after", "append:after:2",
-          "deletion-file:after", "delete:before", "delete:after", "index-step:after", "gate:after", "live:after",
+          "deletion-file:after", "delete:before", "delete:after", "indexes:after", "gate:after", "live:after",
           "upkeep:before", "runs:before"]  # fmt: skip
 
 

@@ -197,6 +197,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
     db = small_disk / "db"
     few = [document(f"d{number}", f"{number} " * 50) for number in range(100)]

@@ -135,6 +135,10 @@ def _configure(window: int) -> None:
     context.execution_options.preserve_order = False
     context.actor_init_retry_on_errors = True
     context.max_errored_blocks = 0
+    # a node that goes while its encoder loads the model is no reason to end the run; a model that never loads is
+    context.max_consecutive_actor_init_deaths = 2
+    # spot nodes may be hours away; Ray would give up after half an hour
+    context.execution_no_progress_timeout_s = -1
     # it warns, with a traceback's worth of advice, of a corpus that has fewer windows than there are writers
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")
     # Ray Data's own account of its stages goes to its log file; what the run says is ours to say

@@ -6,6 +6,7 @@ import re
 
 from pipeline import errors
 from pipeline.errors import T1Error
+from pipeline.retry import Failure, classify, explain
 
 # How the traceback of another process ends that Ray Data handed over as text only.
 _IN_TRACEBACK = re.compile(r"^\s*pipeline\.errors\.(?P<name>\w+): (?P<message>.+)$", re.MULTILINE)
@@ -21,7 +22,14 @@ def root_cause(error: BaseException) -> BaseException:
             if isinstance(candidate, T1Error) and type(candidate).__module__ == errors.__name__:
                 return _without_advice(candidate)
         seen = seen.__cause__ or (inner if isinstance(inner, BaseException) else None)
-    return _as_told(str(error)) or error
+    return _as_told(str(error)) or _as_store(error) or error
+
+
+def _as_store(error: BaseException) -> T1Error | None:
+    """A store's failure that nobody on the way has put into words."""
+    if not isinstance(error, Exception) or classify(error) is Failure.PERMANENT:
+        return None
+    return errors.StorageError(explain(error, "the run"))
 
 
 def _without_advice(error: T1Error) -> T1Error:

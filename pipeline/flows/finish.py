@@ -43,11 +43,14 @@ class How:
         run: Calls a function where its memory may grow with the table; `call_here`, or in a task of a cluster.
         build: What builds the vector index.
         say: Hears of what takes long.
+        retrain: Makes a version whose vector index is trained anew; tried once when recall is too low, because an
+            index that was added to night after night may have drifted from its vectors.
     """
 
     run: Callable[..., Any]
     build: Build = build_vector_index
     say: Say = _say_nothing
+    retrain: Callable[[], Table] | None = None
 
 
 def call_here(function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
@@ -103,7 +106,6 @@ def finish(
     settings: PublishSettings,
     expected_documents: int | None,
     how: How | None = None,
-    retrain: Callable[[], Table] | None = None,
 ) -> int:
     """Checks a version, publishes it, and drops what nothing keeps any more.
 
@@ -114,8 +116,6 @@ def finish(
         settings: The gate's floors, and how long old versions are kept.
         expected_documents: As in `gate.check`.
         how: Where the gate reads; here when None.
-        retrain: Makes a version whose vector index is trained anew; tried once when recall is too low, because an
-            index that was added to night after night may have drifted from its vectors.
 
     Returns:
         The number of the version that is now live.
@@ -124,19 +124,19 @@ def finish(
         PublishRefused: a check failed.
         LeaseLost: another run took the table over.
     """
-    run = how.run if how is not None else call_here
+    how = how or How(call_here)
     rest = {
         "expected_documents": expected_documents,
         "checked": _comparable(database, dataset),
         "floors": floors_of(settings),
     }
     try:
-        run(gate.check, dataset, **rest)
+        how.run(gate.check, dataset, **rest)
     except RecallTooLow:
-        if retrain is None:
+        if how.retrain is None:
             raise
-        dataset = retrain()
-        run(gate.check, dataset, **rest)
+        dataset = how.retrain()
+        how.run(gate.check, dataset, **rest)
     writer.confirm()
     version = live.publish(dataset)
     live.drop_old(database.open("documents"), _retention(settings))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -177,7 +177,7 @@ def _publish(run: _Run, summary: PlanSummary, committer: Committer) -> None:
     check_canary(run.database, dataset, run.settings.publish, device="cpu", say=run.reporter.say)
     run.report.version = finish(
         run.database, dataset, writer=run.writer, settings=run.settings.publish, expected_documents=expected,
-        how=how, retrain=lambda: indexes(dataset=dataset, rebuild=True),
+        how=replace(how, retrain=lambda: indexes(dataset=dataset, rebuild=True)),
     )  # fmt: skip
 
 

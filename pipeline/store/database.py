@@ -72,7 +72,7 @@ class Database:
         """The version that readers see, or None before the first publish."""
         if not self.exists("documents"):
             return None
-        tags = self.open("documents").tags.list()
+        tags = retrying(self.open("documents").tags.list, what=f"reading the tags of {redact(self.documents_uri)}")
         return int(tags[LIVE]["version"]) if LIVE in tags else None
 
     def open_fingerprint(self, fingerprint: str) -> lance.LanceDataset | None:

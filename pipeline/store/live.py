@@ -57,7 +57,7 @@ def _point(dataset: lance.LanceDataset, tag: str, version: int) -> None:
 
 def published_versions(dataset: lance.LanceDataset) -> list[Published]:
     """Every version that was live and is still kept, newest first."""
-    tags = dataset.tags.list()
+    tags = retrying(dataset.tags.list, what="reading tags")
     live = int(tags[LIVE]["version"]) if LIVE in tags else None
     kept = {int(tag["version"]) for name, tag in tags.items() if name.startswith(_PUBLISHED)}
     if live is not None:

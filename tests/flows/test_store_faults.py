@@ -100,7 +100,8 @@ def _one_sentence(finished: subprocess.CompletedProcess[str]) -> str:
 @pytest.mark.ray
 @pytest.mark.s3
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_with_every_fault_the_table_is_the_one_without(s3: str, s3_server: S3Server, seed: int) -> None:
     corpus = f"{s3}/corpus"
     _put_corpus(corpus)

@@ -13,11 +13,25 @@ from pipeline.corpus.queries import read_queries
 from pipeline.errors import CorpusError, PublishRefused
 from pipeline.evaluation.measures import ndcg_at_10
 from pipeline.flows.search import Searcher
+from pipeline.records import Query
 from pipeline.settings import PublishSettings
 from pipeline.storage import redact
 from pipeline.store.database import Database, Table
 
 _TOP_K = 10
+
+
+def read_canary(folder: str, num_queries: int) -> tuple[list[Query], dict[str, dict[str, int]]]:
+    """The judged queries of a folder, the first so many, and the judgements; a run looks before it pays for anything.
+
+    Raises:
+        CorpusError: the folder has no judged query.
+    """
+    qrels = read_qrels(folder)
+    queries = [query for query in read_queries(folder) if query.id in qrels][:num_queries]
+    if not queries:
+        raise CorpusError(f"no query of {redact(folder)} has a judgement; --canary needs queries.jsonl and qrels")
+    return queries, qrels
 
 
 def measure(db: str, version: int, settings: PublishSettings, *, device: str) -> float:
@@ -32,11 +46,7 @@ def measure(db: str, version: int, settings: PublishSettings, *, device: str) ->
     Raises:
         CorpusError: the folder has no judged query.
     """
-    folder = str(settings.canary)
-    qrels = read_qrels(folder)
-    queries = [query for query in read_queries(folder) if query.id in qrels][: settings.canary_queries]
-    if not queries:
-        raise CorpusError(f"no query of {redact(folder)} has a judgement; --canary needs queries.jsonl and qrels")
+    queries, qrels = read_canary(str(settings.canary), settings.canary_queries)
     searcher = Searcher.open(db, version=version, device=device)
     found = searcher.search(
         [q.text for q in queries], top_k=_TOP_K, excluded=[frozenset(q.excluded_ids) for q in queries]

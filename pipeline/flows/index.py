@@ -21,7 +21,7 @@ from pipeline.corpus.fields import detect_fields
 from pipeline.corpus.locate import locate
 from pipeline.errors import CorpusError, PublishRefused, SettingsError
 from pipeline.flows.build_indexes import choose_builder
-from pipeline.flows.canary import check_canary
+from pipeline.flows.canary import check_canary, read_canary
 from pipeline.flows.cluster import Pool, Resources, call_remotely, choose_device, connected, size_pool
 from pipeline.flows.compare import Comparison, PlanSummary, decide_remotely, obsolete_rows
 from pipeline.flows.duplicates import DuplicatesTask, read_duplicates
@@ -42,6 +42,7 @@ from pipeline.storage import redact
 from pipeline.store.commit import CommitBounds, Committer
 from pipeline.store.database import Database
 from pipeline.store.fragments import WrittenFragments
+from pipeline.store.indexes import choose_vector_index
 from pipeline.store.schema import documents_schema
 from pipeline.store.transactions import Writer
 
@@ -72,10 +73,12 @@ def index(settings: IndexSettings, *, quiet: bool = False) -> RunReport:
         The run's account; also appended to the `runs` table, as is a failed run's.
 
     Raises:
-        T1Error: any of the errors in `pipeline.errors`; the published version is then what it was.
+        T1Error: any of `pipeline.errors`; the published version is then what it was.
     """
     if not settings.corpus.uris:
         raise SettingsError("no corpus was named; pass --corpus FILE, FOLDER or URI")
+    if settings.publish.canary is not None:
+        read_canary(settings.publish.canary, settings.publish.canary_queries)
     database = Database.at(settings.db)
     with reporting(quiet=quiet) as reporter:
         shards = locate(settings.corpus.uris, format=settings.corpus.format, split_bytes=settings.corpus.split_bytes)
@@ -86,7 +89,7 @@ def index(settings: IndexSettings, *, quiet: bool = False) -> RunReport:
         reporter.say(f"corpus: {len(shards):,} shards, {sum(s.size_bytes for s in shards) / 1e6:,.1f} MB; {found}")
         database.check_writable()
         # a model that cannot be used is said before Ray starts; which device it gets, and so its dtype, comes after
-        open_bundle(settings.encoder, device="cpu")
+        choose_vector_index(1, open_bundle(settings.encoder, device="cpu").identity.dim, kind=settings.indexes.vector)
         with (
             writing(database, run_id=new_run_id(), say=reporter.say) as writer,
             connected(settings.pool.address) as resources,
@@ -146,10 +149,8 @@ def _index(run: _Run, resources: Resources) -> None:
     )
     schema = documents_schema(run.bundle.identity, encoder=run.bundle.settings.model_dump_json())
     bounds = CommitBounds(**run.settings.commit.model_dump())
-    rebuild = describe_rebuild(
-        run.database, run.bundle.identity, model=report.model, num_documents=summary.num_selected
-    )
-    if rebuild:
+    num = summary.num_selected
+    if rebuild := describe_rebuild(run.database, run.bundle.identity, model=report.model, num_documents=num):
         run.reporter.say(rebuild)
     committer = Committer(run.database, writer=run.writer, schema=schema, bounds=bounds)
     if summary.num_selected:

@@ -20,7 +20,7 @@ from pipeline.store.fragments import WrittenFragments, parse_fragments
 from pipeline.store.schema import read_fingerprint
 from pipeline.store.transactions import RUN_KEY, Writer, read_key
 
-# Row ids named in one delete; a predicate of this many is parsed in well under a second.
+# Row ids named in one condition; one of this many is parsed in well under a second.
 _DELETE_BATCH = 5_000
 # A row's address is its fragment's number, then this many bits of its place in the fragment.
 _ROW_BITS = 32
@@ -115,22 +115,35 @@ class Committer:
             row_ids: uint64 [rows].
         """
         before = self._dataset.count_rows()
-        for begin in range(0, len(row_ids), _DELETE_BATCH):
-            self._delete(row_ids[begin : begin + _DELETE_BATCH])
+        rows: dict[int, list[NDArray[np.uint64]]] = {}
+        for predicate in _predicates(row_ids):
+            found = self._dataset.to_table(columns=[], filter=predicate, with_row_id=True, with_row_address=True)
+            fragments = found.column("_rowaddr").to_numpy() >> _ROW_BITS
+            for number in np.unique(fragments).tolist():
+                rows.setdefault(number, []).append(found.column("_rowid").to_numpy()[fragments == number])
+        if rows:
+            self._delete({number: np.concatenate(found) for number, found in rows.items()})
         return int(before - self._dataset.count_rows())
 
-    def _delete(self, row_ids: NDArray[np.uint64]) -> None:
-        """One version without these rows; made by fragments, because `LanceDataset.delete` cannot name its run."""
-        predicate = f"_rowid IN ({','.join(map(str, row_ids.tolist()))})"
-        found = self._dataset.to_table(columns=[], filter=predicate, with_row_address=True)
-        touched = np.unique(found.column("_rowaddr").to_numpy() >> _ROW_BITS).tolist()
-        if not touched:
-            return
-        left = {number: self._dataset.get_fragment(number).delete(predicate) for number in touched}
+    def _delete(self, rows: dict[int, NDArray[np.uint64]]) -> None:
+        """One version without these rows: all or none, or a kill could leave some chunks of a document.
+
+        Made by fragments, because `LanceDataset.delete` cannot name its run.
+        """
+        left = {
+            number: self._dataset.get_fragment(number).delete(" OR ".join(_predicates(row_ids)))
+            for number, row_ids in rows.items()
+        }
         updated = [fragment for fragment in left.values() if fragment is not None]
         emptied = [number for number, fragment in left.items() if fragment is None]
-        operation = lance.LanceOperation.Delete(updated, emptied, predicate)
+        operation = lance.LanceOperation.Delete(updated, emptied, "rows that the corpus no longer has")
         self._dataset = self.writer.commit(operation, read_version=self.version)
+
+
+def _predicates(row_ids: NDArray[np.uint64]) -> list[str]:
+    """Conditions that name these rows, each short enough to be parsed quickly."""
+    parts = (row_ids[begin : begin + _DELETE_BATCH] for begin in range(0, len(row_ids), _DELETE_BATCH))
+    return [f"_rowid IN ({','.join(map(str, part.tolist()))})" for part in parts]
 
 
 def committed_runs(dataset: lance.LanceDataset, versions: Sequence[int]) -> dict[int, str]:

@@ -213,3 +213,15 @@ def test_row_ids_stay_stable_after_a_swap(database: Database) -> None:
     store(database, [Row(c) for c in "ab"], table_schema=other)
     writer = committer(database, table_schema=other)
     assert writer.dataset.has_stable_row_ids
+
+
+def test_all_deletions_are_one_version(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit, "_DELETE_BATCH", 2)  # a kill between two would leave some chunks of a document
+    writer = committer(database)
+    for names in ("abcde", "fgh"):
+        writer.add(_written(database, *names))
+        writer.flush()
+    before = writer.version
+    rows = writer.dataset.to_table(columns=["id"], with_row_id=True).to_pylist()
+    gone = np.asarray([row["_rowid"] for row in rows if row["id"] not in "bg"], np.uint64)
+    assert (writer.delete_rows(gone), writer.version, _ids(writer)) == (6, before + 1, ["b", "g"])

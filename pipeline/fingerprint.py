@@ -1,6 +1,7 @@
-"""What decides whether two vectors may meet: a hash over everything that shapes a vector.
+"""What decides whether two vectors may meet, and whether a trajectory is one that was asked for already.
 
-Knows nothing of models or tables; `model` fills it in, `store` compares it.
+Hashes over everything that shapes a vector or a trajectory. Knows nothing of models or tables; `model` fills them in,
+`store` compares them.
 """
 
 from __future__ import annotations
@@ -49,5 +50,49 @@ class EncoderIdentity:
     @property
     def fingerprint(self) -> str:
         """32 hexadecimal characters."""
-        canonical = json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+        return _hash(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonerIdentity:
+    """Everything but the query and the sampling settings that shapes a trajectory.
+
+    Which engine computed it is left out, as for vectors: all are given the same prompt ids.
+
+    Attributes:
+        weights: SHA-256 over the weight files; for a served model its name, for an import its source.
+        adapter: SHA-256 over the adapter's files, "" for none.
+        tokenizer: SHA-256 over tokenizer.json; "" where the model is not ours to read.
+        prompt: Prefix and suffix of the reasoning prompt, the instruction among them.
+        compute_dtype: "float32" or "bfloat16"; "" where it is not known.
+        max_query_tokens: A longer query is cut before the model reads it.
+    """
+
+    weights: str
+    adapter: str
+    tokenizer: str
+    prompt: tuple[str, str]
+    compute_dtype: str
+    max_query_tokens: int
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal characters."""
+        return _hash(asdict(self))
+
+
+def trajectory_key(query: str, *, reasoner: str, sampling: str, sample: int) -> str:
+    """Under which a trajectory is cached: 32 hexadecimal characters.
+
+    Args:
+        query: The query's text, stripped.
+        reasoner: Fingerprint of a `ReasonerIdentity`.
+        sampling: JSON of the sampling settings, keys sorted.
+        sample: Number of the sample, from 0.
+    """
+    return _hash({"query": query, "reasoner": reasoner, "sampling": sampling, "sample": sample})
+
+
+def _hash(value: object) -> str:
+    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -16,6 +16,24 @@ from pipeline.errors import ModelError
 
 EMB_TOKEN = "<emb_token>"
 
+# From the reasoning prompt of BRIGHT (arXiv 2407.12883): name the problem, reason about what would be relevant, draft
+# an answer. Ours: that it be short, as LREM found that length hurts and a cut trajectory is worth nothing.
+DEFAULT_REASONING = (
+    "Identify the essential problem in the {post}. Think step by step about what information would be relevant to it, "
+    "and draft a short answer. Write one paragraph of at most 80 words."
+)
+_STACKEXCHANGE = (
+    "biology", "earth_science", "economics", "psychology", "robotics", "stackoverflow", "sustainable_living",
+)  # fmt: skip
+# What BRIGHT calls a query of each task.
+TASK_NOUNS = {task: f"{task.replace('_', ' ')} post" for task in _STACKEXCHANGE} | {
+    "leetcode": "coding problem, and name the algorithms and data structures that solve it",
+    "pony": "question about the Pony programming language, and name the language features that it needs",
+    "aops": "math problem, and name the techniques and similar problems that lead to its solution",
+    "theoremqa_questions": "math problem, and name the techniques and similar problems that lead to its solution",
+    "theoremqa_theorems": "math problem, and name the theorems that lead to its solution",
+}
+
 # Where `<emb_token>` starts in a checkpoint that was not trained with it: the mean embedding of these tokens.
 EMB_START = ":"
 
@@ -64,3 +82,36 @@ def plain_prompt(instruction: str, opening: str) -> Prompt:
 def document_body(title: str, text: str) -> str:
     """What stands for a document between prefix and suffix."""
     return f"{title}\n{text}" if title else text
+
+
+def reasoning_instruction(task: str = "", *, own: Mapping[str, str] | None = None) -> str:
+    """What the model is told to do with a query before it is embedded.
+
+    Args:
+        task: A key of `TASK_NOUNS` or of `own`; any other gets the default wording.
+        own: Instructions by task that come before the built-in ones.
+    """
+    if own and task in own:
+        return own[task]
+    return DEFAULT_REASONING.format(post=TASK_NOUNS.get(task, "question"))
+
+
+def reasoning_prompt(instruction: str, *, render: Render | None) -> Prompt:
+    """A chat turn with the instruction and the query, the assistant's turn opened; what it writes is the trajectory.
+
+    Args:
+        instruction: From `reasoning_instruction`.
+        render: As in `chat_prompt`; None for a model without a chat format.
+
+    Raises:
+        ModelError: the format has no place for the query.
+    """
+    if render is None:
+        return Prompt(prefix=f"{instruction}\n\n", suffix="\n\n")
+    whole = chat_prompt(instruction, "", render=render)
+    return Prompt(whole.prefix, whole.suffix.removesuffix(EMB_TOKEN))
+
+
+def reasoned_suffix(opening: str) -> str:
+    """What follows a trajectory: a line of its own with the assistant's opening words, and `<emb_token>`."""
+    return f"\n\n{opening}{EMB_TOKEN}"

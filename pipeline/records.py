@@ -134,11 +134,59 @@ class Query:
         id: Unique among the queries of a run.
         text: Never blank; stripped.
         excluded_ids: Documents that must not be among its hits (BRIGHT leaves out a question's own page).
+        task: Names the collection it comes from, such as BRIGHT's "biology"; decides how it is reasoned about. "" for
+            none.
     """
 
     id: str
     text: str
     excluded_ids: tuple[str, ...] = ()
+    task: str = ""
+
+
+class FinishReason(StrEnum):
+    """How a trajectory ended; the first is the only good one."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    EMPTY = "empty"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """What a model wrote about a query before it was embedded.
+
+    Attributes:
+        key: 32 hexadecimal characters, from `fingerprint.trajectory_key`.
+        query: The query's text.
+        task: As in `Query`.
+        text: What the model wrote, stripped; "" where it wrote nothing.
+        num_tokens: Tokens it wrote.
+        finish_reason: How it ended.
+        reasoner: Fingerprint of the model and instruction.
+        source: The model's name as people know it, or where it was imported from.
+        sampling: JSON of the sampling settings.
+        sample: Number of the sample, from 0.
+        num_attempts: 1, or 2 where the first one came to nothing.
+    """
+
+    key: str
+    query: str
+    task: str
+    text: str
+    num_tokens: int
+    finish_reason: FinishReason
+    reasoner: str
+    source: str
+    sampling: str
+    sample: int = 0
+    num_attempts: int = 1
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is searched with: it came to its own end and says something."""
+        return self.finish_reason is FinishReason.STOP and bool(self.text)
 
 
 QUARANTINE_TEXT_CHARS = 2_000

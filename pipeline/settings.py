@@ -6,6 +6,7 @@ are stored with the run. Functions elsewhere take plain values, not these models
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -141,6 +142,44 @@ class PublishSettings(_Section):
     keep_days: float = Field(
         7.0, ge=0.0, description="Days that a version is kept after another one went live in its place."
     )
+
+
+class SamplingSettings(_Section):
+    """How a trajectory is drawn; all of it is part of the trajectory's key in the cache."""
+
+    max_tokens: int = Field(256, ge=1, le=131_072, description="A longer trajectory is cut, and not searched with.")
+    temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 takes the likeliest token each time.")
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int = Field(0, ge=0, description="0 for no bound.")
+    seed: int = Field(0, ge=0)
+    stop: tuple[str, ...] = Field((), description="Texts that end the reasoning, beside the model's own end of a turn.")
+
+    @property
+    def canonical(self) -> str:
+        """JSON with sorted keys, as cache keys have it."""
+        return json.dumps(self.model_dump(), sort_keys=True)
+
+
+class ReasonSettings(_Section):
+    """Which model reasons about queries, how it is told to, and where it runs."""
+
+    engine: Literal["transformers", "vllm", "openai", "echo"] = Field(
+        "transformers",
+        description="Continuous batching of transformers, vLLM, an OpenAI-compatible endpoint; echo is for plumbing.",
+    )
+    model: str | None = Field(
+        None, description="As for an encoder, or the name that an endpoint serves; the table's own model when unset."
+    )
+    revision: str | None = None
+    adapter: str | None = None
+    endpoint: str | None = Field(None, description="Base URL of an endpoint, such as http://host:8000/v1.")
+    instruction: str | None = Field(None, description="Told to the model instead of the task's own.")
+    tasks: dict[str, str] = Field(default_factory=dict, description="Instructions by task, over the built-in ones.")
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    num_samples: int = Field(1, ge=1, le=64, description="Trajectories a query; their vectors are averaged.")
+    max_query_tokens: int = Field(1_024, ge=16, description="A longer query is cut before the model reads it.")
+    sampling: SamplingSettings = SamplingSettings()
+    batch_queries: int = Field(32, ge=1, description="Queries that one reasoner works on at a time.")
 
 
 class IndexSettings(_Section):

@@ -14,10 +14,11 @@ from pipeline.fingerprint import CHUNKING_VERSION, EncoderIdentity
 from pipeline.model.checkpoint import Checkpoint, resolve
 from pipeline.model.identity import digest_adapter, digest_head, digest_weights
 from pipeline.model.tokenizer import TextTokenizer, load_tokenizer
-from pipeline.prompts import EMB_START, Prompt, chat_prompt, plain_prompt
+from pipeline.prompts import EMB_START, Prompt, chat_prompt, plain_prompt, reasoned_suffix, reasoning_prompt
 from pipeline.settings import ModelSettings
 
-Role = Literal["document", "query"]
+# "reasoned" is a query with its trajectory; its body is the whole prompt, so that each task can have its own.
+Role = Literal["document", "query", "reasoned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,27 @@ class ModelBundle:
         """Tokens of the longest chunk's body: what was asked for, or what fits the model."""
         return min(self.settings.chunk_tokens, self.max_body_tokens)
 
+    def reasoned_body(self, query: str, trajectory: str, *, instruction: str) -> list[int]:
+        """Token ids to encode as "reasoned": the reasoning prompt and what was written, as the reasoner saw them.
+
+        Whoever wrote the trajectory: this model is shown it as its own. Where both do not fit, the query's end goes
+        first.
+
+        Args:
+            query: Its text.
+            trajectory: Not blank.
+            instruction: What the reasoner was told.
+        """
+        tokenizer = self.tokenizer
+        asked, written = tokenizer.encode([query, trajectory])
+        limit = self.checkpoint.max_positions - self.frames["reasoned"].num_tokens
+        if self.checkpoint.kind != "decoder":
+            return [*asked, *written][:limit]
+        render = tokenizer.render if tokenizer.has_chat_format else None
+        prefix, suffix = tokenizer.frame(reasoning_prompt(instruction, render=render))
+        room = max(0, limit - len(prefix) - len(suffix) - len(written))
+        return [*prefix, *asked[:room], *suffix, *written][-limit:]
+
 
 def open_bundle(settings: ModelSettings, *, device: str) -> ModelBundle:
     """Opens a model without loading its weights.
@@ -111,11 +133,11 @@ def _frames(settings: ModelSettings, checkpoint: Checkpoint) -> tuple[dict[Role,
     tokenizer = load_tokenizer(checkpoint.folder)
     if checkpoint.kind == "hashing":
         empty = Frame((), ())
-        return {}, {"document": empty, "query": empty}
+        return {}, {"document": empty, "query": empty, "reasoned": empty}
     if checkpoint.kind == "encoder":
         lead, tail = tokenizer.specials()
         frame = Frame(tuple(lead), tuple(tail))
-        return {}, {"document": frame, "query": frame}
+        return {}, {"document": frame, "query": frame, "reasoned": frame}
     wording: dict[Role, tuple[str, str]] = {
         "document": (settings.document_instruction, settings.document_opening),
         "query": (settings.query_instruction, settings.query_opening),
@@ -129,6 +151,7 @@ def _frames(settings: ModelSettings, checkpoint: Checkpoint) -> tuple[dict[Role,
         )
         prefix, suffix = tokenizer.frame(prompts[role])
         frames[role] = Frame(tuple(prefix), tuple(suffix))
+    frames["reasoned"] = Frame((), tuple(tokenizer.frame_ids(reasoned_suffix(settings.query_opening))))
     return prompts, frames
 
 

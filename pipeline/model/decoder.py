@@ -55,7 +55,7 @@ class DecoderEncoder(Encoder):
         self.cost = flops.decoder_cost(self.model)
         self.packs = False
         self.compiled = False
-        self._prefixes: dict[Role, PrefixState | None] = {"document": None, "query": None}
+        self._prefixes: dict[Role, PrefixState | None] = dict.fromkeys(self.frames)
         self._choose_path(compiles=compiles)
 
     def frame_tokens(self, role: Role) -> int:
@@ -134,7 +134,7 @@ class DecoderEncoder(Encoder):
             if not self._try("the trimmed last layer", lambda: None, probe, expected):
                 self._unwrap()
         if not self._try("the cached prefix", self._use_prefixes, probe, expected):
-            self._prefixes = {"document": None, "query": None}
+            self._prefixes = dict.fromkeys(self.frames)
         layers = getattr(self.model, "layers", None)
         if compiles and isinstance(layers, nn.ModuleList):
             self.compiled = self._try("compilation", partial(compiled.compile_layers, layers), probe, expected)

@@ -33,6 +33,8 @@ class Head:
         """[texts, hidden] to [texts, dim] float32."""
         states = torch.nn.functional.normalize(states.float(), dim=-1)
         mean = self._means.get(f"{role}_mean")
+        if mean is None and role == "reasoned":
+            mean = self._means.get("query_mean")
         if mean is not None:
             states = states - mean
         if self._projection is not None:

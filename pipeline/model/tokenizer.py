@@ -46,6 +46,10 @@ class TextTokenizer:
         """Token ids of each text, without special tokens."""
         return [e.ids for e in self._bodies.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens left out."""
+        return str(self._frames.decode(list(ids), skip_special_tokens=True))
+
     def offsets(self, text: str) -> tuple[list[int], list[int]]:
         """First character, and one past the last, of each token of a text; both ascending."""
         pairs = self._bodies.encode(text, add_special_tokens=False).offsets

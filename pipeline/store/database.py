@@ -1,4 +1,4 @@
-"""A database folder and the tables in it: `URI/{documents,quarantine,runs}.lance`, as `lancedb.connect` lays them out.
+"""A database folder and its tables: `URI/{documents,trajectories,quarantine,runs}.lance`, as `lancedb.connect` has them.
 
 Knows where tables are and how to open a version; not what is in them.
 """

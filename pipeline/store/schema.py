@@ -59,6 +59,26 @@ RUNS = pa.schema(
     ]
 )  # fmt: skip
 
+TRAJECTORIES = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("trajectory", pa.string(), nullable=False),
+        pa.field("num_tokens", pa.int32(), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("reasoner", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("sampling", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("num_attempts", pa.int32(), nullable=False),
+        # of whichever encoder came first: another one's vector is one prefill away, and its length may differ
+        pa.field("vector", pa.list_(pa.float32())),
+        pa.field("encoder_fingerprint", pa.string(), nullable=False),
+        pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
 
 def documents_schema(identity: EncoderIdentity, *, encoder: str) -> pa.Schema:
     """The documents table for vectors of one identity.

@@ -24,6 +24,7 @@ _COMMANDS = {
     "rollback": ("jobs.rollback", "Point `live` back at a version that was live before."),
     "verify": ("jobs.verify", "Make every check of the gate on a version, and change nothing."),
     "status": ("jobs.status", "Say what is in a database: versions, runs, quarantine, and who is writing."),
+    "cache": ("jobs.cache", "See, export, prune and import the trajectories that a database keeps."),
     "demo": ("jobs.demo", "Index the documentation of Python itself, and ask it something."),
 }
 

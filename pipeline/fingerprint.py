@@ -93,6 +93,17 @@ def trajectory_key(query: str, *, reasoner: str, sampling: str, sample: int) -> 
     return _hash({"query": query, "reasoner": reasoner, "sampling": sampling, "sample": sample})
 
 
+def imported_reasoner(source: str) -> ReasonerIdentity:
+    """Whose fingerprint stands for trajectories that were generated elsewhere.
+
+    Args:
+        source: What they are known by, such as a model's name.
+    """
+    return ReasonerIdentity(
+        weights=f"import:{source}", adapter="", tokenizer="", prompt=("", ""), compute_dtype="", max_query_tokens=0
+    )
+
+
 def _hash(value: object) -> str:
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]

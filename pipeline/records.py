@@ -194,12 +194,11 @@ QUARANTINE_TEXT_CHARS = 2_000
 
 def _digest(*parts: str) -> bytes:
     """16-byte BLAKE2b over length-prefixed UTF-8 parts, so that ("a", "b") and ("ab", "") differ."""
-    state = hashlib.blake2b(digest_size=HASH_BYTES)
+    pieces: list[bytes] = []
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass")
-        state.update(len(raw).to_bytes(8, "little"))
-        state.update(raw)
-    return state.digest()
+        pieces += (len(raw).to_bytes(8, "little"), raw)
+    return hashlib.blake2b(b"".join(pieces), digest_size=HASH_BYTES).digest()
 
 
 def content_hash(title: str, text: str, metadata: str) -> bytes:
@@ -209,4 +208,6 @@ def content_hash(title: str, text: str, metadata: str) -> bytes:
 
 def id_hash(document_id: str) -> bytes:
     """16 bytes that stand for a document id in compact arrays."""
-    return _digest(document_id)
+    # as `_digest` would, in half the time: a run that finds nothing to do does little else
+    raw = document_id.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(len(raw).to_bytes(8, "little") + raw, digest_size=HASH_BYTES).digest()

@@ -2,7 +2,7 @@
 
 Tells failures apart by what the client libraries raise (s3fs, botocore, aiohttp, Lance), without importing any: by
 errno, by the answer's status, by name, and by text where there is nothing else. Knows nothing of what is tried: it
-must be safe to do twice. Called by corpus and store.
+must be safe to do twice. Called by corpus and store; `model.endpoint` takes its `Patience`.
 """
 
 from __future__ import annotations

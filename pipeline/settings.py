@@ -104,6 +104,11 @@ class PoolSettings(_Section):
     window_documents: int | None = Field(
         None, ge=1, description="Documents sorted by length together; by device when unset."
     )
+    direct_documents: int | None = Field(
+        None,
+        ge=0,
+        description="So few are encoded by one task, without starting the pool; by kind of model when unset.",
+    )
 
 
 class CommitSettings(_Section):

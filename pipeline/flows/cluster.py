@@ -11,9 +11,10 @@ import logging
 import math
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,8 @@ class Resources:
 def connected(address: str | None) -> Iterator[Resources]:
     """Joins a cluster, or starts a local Ray that ends with the block; a Ray that is already joined is used as it is.
 
+    Within the block stdout is stderr, unless Ray was joined before: Ray prints what its processes print, from a thread.
+
     Raises:
         ClusterError: the cluster cannot be reached.
     """
@@ -89,18 +92,20 @@ def connected(address: str | None) -> Iterator[Resources]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray starts its processes by fork and, at once, exec: nothing of Lance runs in between
     warnings.filterwarnings("ignore", message="lance is not fork-safe")
-    try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        where = f"the Ray cluster at {address}" if address else "a local Ray"
-        raise ClusterError(
-            f"cannot reach {where}: {str(error).splitlines()[0]}; check --address, and RAY_AUTH_MODE and "
-            "RAY_AUTH_TOKEN_PATH if it asks for a token"
-        ) from error
-    try:
-        yield _resources()
-    finally:
-        ray.shutdown()
+    # what a process of Ray prints, and what Ray says of one that died, would land between the lines of data
+    with redirect_stdout(sys.stderr):
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            where = f"the Ray cluster at {address}" if address else "a local Ray"
+            raise ClusterError(
+                f"cannot reach {where}: {str(error).splitlines()[0]}; check --address, and RAY_AUTH_MODE and "
+                "RAY_AUTH_TOKEN_PATH if it asks for a token"
+            ) from error
+        try:
+            yield _resources()
+        finally:
+            ray.shutdown()
 
 
 def _resources() -> Resources:

@@ -40,48 +40,50 @@ class PlanSummary:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What the scans are compared with, and how.
+    """How the scans are compared with the table.
 
     Attributes:
-        database: Whose documents table.
-        fingerprint: Of the encoder.
         delete_missing: Whether documents absent from the corpus are to disappear.
         limit: Documents that count, in the corpus's order; None for all.
         num_shards: Shards of the corpus.
         fresh: Positions of the shards that this run has read itself.
     """
 
-    database: Database
-    fingerprint: str
     delete_missing: bool
     limit: int | None
     num_shards: int
     fresh: frozenset[int]
 
 
-def decide_remotely(packs: Sequence[Any], how: Comparison) -> tuple[Any, PlanSummary]:
+def start_reading(database: Database, fingerprint: str) -> Any:
+    """Begins to read what the table holds of this encoder, while the corpus is scanned; a reference to `KnownRows`."""
+    return _read_known.remote(database, fingerprint)
+
+
+def decide_remotely(packs: Sequence[Any], known: Any, how: Comparison) -> tuple[Any, PlanSummary]:
     """Compares the scans with the table in a task of its own.
 
     Args:
         packs: References to `Pack`s; a shard that is in none has no documents.
-        how: With what, and how.
+        known: From `start_reading`.
+        how: What is made of the two.
 
     Returns:
         A reference to the `Plan`, and its counts.
     """
-    plan, summary = _decide.remote(list(packs), how)
+    plan, summary = _decide.remote(list(packs), known, how)
     return plan, ray.get(summary)
 
 
 @ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES, num_returns=2)  # type: ignore[untyped-decorator]
-def _decide(packs: list[Any], how: Comparison) -> tuple[Plan, PlanSummary]:
+def _decide(packs: list[Any], known: KnownRows, how: Comparison) -> tuple[Plan, PlanSummary]:
     none = np.empty((0, 2), np.uint64)
     found = [ShardScan(none, none)] * how.num_shards
     for position, scan in chain.from_iterable(ray.get(packs)):
         found[position] = scan
     if how.limit is not None:
         found = _cut(found, how.limit)
-    plan = decide(found, _known(how.database, how.fingerprint), delete_missing=how.delete_missing)
+    plan = decide(found, known, delete_missing=how.delete_missing)
     positions = range(how.num_shards)
     summary = PlanSummary(
         num_documents=sum(len(s.ids) for s in found),
@@ -98,7 +100,8 @@ def _decide(packs: list[Any], how: Comparison) -> tuple[Plan, PlanSummary]:
     return plan, summary
 
 
-def _known(database: Database, fingerprint: str) -> KnownRows:
+@ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES)  # type: ignore[untyped-decorator]
+def _read_known(database: Database, fingerprint: str) -> KnownRows:
     dataset = database.open_fingerprint(fingerprint)
     if dataset is not None:
         return retrying(lambda: read_known(dataset), what=f"reading {database.documents_uri}")

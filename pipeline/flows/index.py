@@ -7,14 +7,11 @@ loads one. The table is the truth: running the same command again encodes only w
 
 from __future__ import annotations
 
-import math
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
 import ray
 
 from pipeline.corpus.fields import detect_fields
@@ -23,43 +20,25 @@ from pipeline.errors import CorpusError, PublishRefused, SettingsError
 from pipeline.flows.build_indexes import choose_builder
 from pipeline.flows.canary import check_canary, read_canary
 from pipeline.flows.cluster import Pool, Resources, call_remotely, choose_device, connected, size_pool
-from pipeline.flows.compare import Comparison, PlanSummary, decide_remotely, obsolete_rows
+from pipeline.flows.compare import Comparison, PlanSummary, decide_remotely, obsolete_rows, start_reading
 from pipeline.flows.duplicates import DuplicatesTask, read_duplicates
+from pipeline.flows.encoding import encode_selected
 from pipeline.flows.failures import root_cause
 from pipeline.flows.finish import How, add_indexes, finish
 from pipeline.flows.guards import check_deletions, check_quarantine
-from pipeline.flows.progress import Reporter, reporting
+from pipeline.flows.progress import reporting
 from pipeline.flows.rebuild import describe_rebuild
-from pipeline.flows.report import RunReport, quarantine_rows
+from pipeline.flows.report import RunReport
+from pipeline.flows.run import Run, set_aside
 from pipeline.flows.scan import CorpusScan, in_flushes
-from pipeline.flows.stages import ReadTask
-from pipeline.flows.stream import StreamSettings, choose_window, is_worth_compiling, stream
 from pipeline.flows.writing import new_run_id, writing
 from pipeline.model.bundle import ModelBundle, open_bundle
-from pipeline.records import FieldMap, Reason, Rejected, Shard
 from pipeline.settings import IndexSettings
 from pipeline.storage import redact
 from pipeline.store.commit import CommitBounds, Committer
 from pipeline.store.database import Database
-from pipeline.store.fragments import WrittenFragments
 from pipeline.store.indexes import choose_vector_index
 from pipeline.store.schema import documents_schema
-from pipeline.store.transactions import Writer
-
-
-@dataclass(slots=True)
-class _Run:
-    """What the steps of one run share."""
-
-    settings: IndexSettings
-    database: Database
-    reporter: Reporter
-    report: RunReport
-    shards: list[Shard]
-    fields: FieldMap
-    bundle: ModelBundle
-    pool: Pool
-    writer: Writer
 
 
 def index(settings: IndexSettings, *, quiet: bool = False) -> RunReport:
@@ -100,9 +79,7 @@ def index(settings: IndexSettings, *, quiet: bool = False) -> RunReport:
                 f"model: {report.model}, {bundle.identity.dim} components, {bundle.settings.compute_dtype} on "
                 f"{pool.device}, fingerprint {report.fingerprint[:12]}; run {report.run_id}"
             )
-            return _recorded(
-                _Run(settings, database, reporter, report, shards, fields, bundle, pool, writer), resources
-            )
+            return _recorded(Run(settings, database, reporter, report, shards, fields, bundle, pool, writer), resources)
 
 
 def _prepare(settings: IndexSettings, resources: Resources) -> tuple[ModelBundle, Pool]:
@@ -110,7 +87,7 @@ def _prepare(settings: IndexSettings, resources: Resources) -> tuple[ModelBundle
     return open_bundle(settings.encoder, device=device), size_pool(settings.pool, resources, device=device)
 
 
-def _recorded(run: _Run, resources: Resources) -> RunReport:
+def _recorded(run: Run, resources: Resources) -> RunReport:
     """Runs, and leaves a row in the `runs` table whatever happens."""
     report = run.report
     try:
@@ -132,7 +109,7 @@ def _recorded(run: _Run, resources: Resources) -> RunReport:
     return report
 
 
-def _index(run: _Run, resources: Resources) -> None:
+def _index(run: Run, resources: Resources) -> None:
     plan, summary = _scan(run, resources)
     report = run.report
     report.documents_unchanged, report.documents_duplicate = summary.num_unchanged, summary.num_duplicates
@@ -154,7 +131,7 @@ def _index(run: _Run, resources: Resources) -> None:
         run.reporter.say(rebuild)
     committer = Committer(run.database, writer=run.writer, schema=schema, bounds=bounds)
     if summary.num_selected:
-        _encode(run, plan, summary, committer, schema)
+        encode_selected(run, plan, summary, committer, schema)
     if summary.num_obsolete_rows:
         committer.delete_rows(ray.get(obsolete_rows.remote(plan)))
     report.documents_deleted = summary.num_deleted
@@ -165,7 +142,7 @@ def _index(run: _Run, resources: Resources) -> None:
     _publish(run, summary, committer)
 
 
-def _publish(run: _Run, summary: PlanSummary, committer: Committer) -> None:
+def _publish(run: Run, summary: PlanSummary, committer: Committer) -> None:
     how = How(call_remotely, build=choose_builder(committer.dataset.count_rows()), say=run.reporter.say)
     indexes = partial(add_indexes, run.database, settings=run.settings.indexes, writer=run.writer, how=how)
     dataset = indexes(dataset=committer.dataset)
@@ -182,69 +159,25 @@ def _publish(run: _Run, summary: PlanSummary, committer: Committer) -> None:
     )  # fmt: skip
 
 
-def _scan(run: _Run, resources: Resources) -> tuple[Any, PlanSummary]:
+def _scan(run: Run, resources: Resources) -> tuple[Any, PlanSummary]:
     corpus, report = run.settings.corpus, run.report
+    known = start_reading(run.database, report.fingerprint)
     scan = CorpusScan(run.database, run.shards, run.fields, max_text_chars=corpus.max_text_chars, limit=corpus.limit)
     for rows in in_flushes(scan.read(resources.cpus)):
         report.documents_quarantined += len(rows)
-        _set_aside(run, rows)
+        set_aside(run, rows)
     report.documents_quarantined += sum(scan.known_rejected.values())
     if scan.num_known:
         run.reporter.say(f"{scan.num_known:,} of {len(run.shards):,} shards have not changed and were not opened")
     whole = not (corpus.limit or corpus.keep_missing)
-    how = Comparison(run.database, report.fingerprint, whole, corpus.limit, len(run.shards), scan.fresh)
-    plan, summary = decide_remotely(scan.packs, how)
+    how = Comparison(whole, corpus.limit, len(run.shards), scan.fresh)
+    plan, summary = decide_remotely(scan.packs, known, how)
     report.documents_read = summary.num_documents + report.documents_quarantined
     check_quarantine(report, allowed=corpus.max_quarantine, db=run.database.uri)
     duplicates = DuplicatesTask(tuple(run.shards), run.fields, corpus.max_text_chars, scan.fresh)
     for rows in in_flushes(read_duplicates(duplicates, plan, summary.shards_with_duplicates)):
-        _set_aside(run, rows)
+        set_aside(run, rows)
     if scan.is_worth_storing and summary.num_documents:
         # only now: a shard that is known is not set aside from again
         scan.store(lambda: locate(corpus.uris, format=corpus.format, split_bytes=corpus.split_bytes))
     return plan, summary
-
-
-def _set_aside(run: _Run, rejected: list[Rejected]) -> None:
-    run.database.append("quarantine", quarantine_rows(rejected, run.report.run_id))
-    rejected.clear()
-
-
-def _encode(run: _Run, plan: Any, summary: PlanSummary, committer: Committer, schema: pa.Schema) -> None:
-    begin, begin_at = time.monotonic(), time.time()
-    report = run.report
-    ready_at = math.inf
-    run.reporter.say(f"encoding on {run.pool.describe()}")
-    run.reporter.start(summary.num_selected)
-    for result in stream(_stage_settings(run, summary.num_selected), plan, summary.shards_to_read, schema=schema):
-        committer.add(WrittenFragments(tuple(result["fragments"]), result["num_rows"], result["size_bytes"]))
-        ready_at = min(ready_at, result["ready_at"] or math.inf)
-        report.documents_encoded += result["num_documents"]
-        report.num_chunks += result["num_rows"]
-        report.num_tokens += result["tokens"]
-        report.num_slots += result["slots"]
-        report.flops += result["flops"]
-        report.encode_seconds += result["seconds"]
-        rejected = [Rejected(**row | {"reason": Reason(row["reason"])}) for row in result["rejected"]]
-        report.documents_quarantined += len(rejected)
-        _set_aside(run, rejected)
-        run.reporter.advance(
-            report.documents_encoded, num_tokens=report.num_tokens, num_slots=report.num_slots,
-            num_quarantined=report.documents_quarantined,
-        )  # fmt: skip
-    committer.flush()
-    report.stream_seconds = time.monotonic() - begin
-    report.startup_seconds = max(0.0, ready_at - begin_at) if math.isfinite(ready_at) else 0.0
-    check_quarantine(run.report, allowed=run.settings.corpus.max_quarantine, db=run.database.uri)
-
-
-def _stage_settings(run: _Run, num_documents: int) -> StreamSettings:
-    pool = run.settings.pool
-    compiles = is_worth_compiling(num_documents) if pool.compile_layers is None else pool.compile_layers
-    window = pool.window_documents or choose_window(
-        run.pool, kind=run.bundle.checkpoint.kind, commit_rows=run.settings.commit.max_rows
-    )
-    read = ReadTask(
-        tuple(run.shards), run.fields, run.settings.corpus.max_text_chars, run.bundle.settings, run.pool.device, window
-    )
-    return StreamSettings(read, run.pool, pool.batch_tokens, compiles, run.report.run_id, run.database.documents_uri)

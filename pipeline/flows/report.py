@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.records import Rejected
+from pipeline.records import Reason, Rejected
 from pipeline.storage import redact
 from pipeline.store.schema import QUARANTINE, RUNS
 
@@ -57,6 +58,18 @@ class RunReport:
     startup_seconds: float = 0.0
     finished_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     error: str = ""
+
+    def add(self, result: Mapping[str, Any]) -> list[Rejected]:
+        """Counts what `write_fragments` says of one window; returns the documents that were set aside in it."""
+        rejected = [Rejected(**row | {"reason": Reason(row["reason"])}) for row in result["rejected"]]
+        self.documents_encoded += result["num_documents"]
+        self.documents_quarantined += len(rejected)
+        self.num_chunks += result["num_rows"]
+        self.num_tokens += result["tokens"]
+        self.num_slots += result["slots"]
+        self.flops += result["flops"]
+        self.encode_seconds += result["seconds"]
+        return rejected
 
     @property
     def unaccounted(self) -> int:

@@ -20,7 +20,7 @@ from pipeline.corpus.read import read_shard
 from pipeline.errors import CorpusError, StorageError
 from pipeline.flows.cluster import READ_CPUS
 from pipeline.flows.scan_cache import Pack, load_known, store_new
-from pipeline.records import FieldMap, Rejected, Shard, content_hash, id_hash
+from pipeline.records import FieldMap, Format, Rejected, Shard, content_hash, id_hash
 from pipeline.store.database import Database
 from pipeline.store.diff import ShardScan, as_hashes
 from pipeline.store.scans import scan_key
@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 _MAX_RETRIES = 3
 # Scans in flight a CPU: enough to hide storage latency, few enough to keep rejected rows bounded.
 _IN_FLIGHT_PER_CPU = 4
+# So little is read in this process sooner than a task's own would have started.
+_HERE_BYTES = 64 * 2**20
 # Rows of the quarantine that are written at once.
 _FLUSH_ROWS = 5_000
 
@@ -98,7 +100,11 @@ class CorpusScan:
         known = load_known(self._database, self._keys)
         self.packs += known.packs
         self.known_rejected, self.num_known = known.rejected, len(known.positions)
-        waiting = iter([position for position in range(len(self._shards)) if position not in known.positions])
+        fresh = [position for position in range(len(self._shards)) if position not in known.positions]
+        if is_small([self._shards[position] for position in fresh]):
+            yield from self._read_here(fresh)
+            return
+        waiting = iter(fresh)
         pending: dict[Any, tuple[int, Any]] = {}
         while True:
             while len(pending) < in_flight and (position := next(waiting, None)) is not None:
@@ -109,6 +115,11 @@ class CorpusScan:
             (done,), _ = ray.wait(list(pending), num_returns=1)
             position, pack = pending.pop(done)
             yield self._take(position, pack, ray.get(done).rejected)
+
+    def _read_here(self, positions: Iterable[int]) -> Iterator[Sequence[Rejected]]:
+        for position in positions:
+            found, counts = scan_shard(position, self._shards[position], self._fields, self._max_text_chars, None)
+            yield self._take(position, ray.put(found), counts.rejected)
 
     def _read_first(self, limit: int, in_flight: int) -> Iterator[Sequence[Rejected]]:
         """In the corpus's order, up to the last document that is wanted: what stands behind it is not looked at."""
@@ -125,7 +136,7 @@ class CorpusScan:
             limit -= counts.num_documents
 
     def _submit(self, position: int) -> tuple[Any, Any]:
-        pack, counts = _scan_shard.remote(
+        pack, counts = _scan_remotely.remote(
             position, self._shards[position], self._fields, self._max_text_chars, self._limit
         )
         return pack, counts
@@ -159,15 +170,39 @@ class CorpusScan:
             _log.warning("the scan was not stored, so the next run reads more: %s", str(error).partition("\n")[0])
 
 
+@ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES, num_returns=2)  # type: ignore[untyped-decorator]
+def _scan_remotely(*arguments: Any) -> tuple[Pack, ScanCounts]:
+    return scan_shard(*arguments)
+
+
 def _rejected_before(counts: ScanCounts, limit: int) -> list[Rejected]:
     """The rejected rows that stand before the last document that is wanted."""
     return [row for row, before in zip(counts.rejected, counts.documents_before, strict=True) if before < limit]
 
 
-@ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES, num_returns=2)  # type: ignore[untyped-decorator]
-def _scan_shard(
+def is_small(shards: Sequence[Shard]) -> bool:
+    """Whether reading these shards takes no longer than starting a process for it; never of an unknown size."""
+    return all(shard.size_bytes > 0 for shard in shards) and sum(_piece_bytes(s) for s in shards) <= _HERE_BYTES
+
+
+def _piece_bytes(shard: Shard) -> int:
+    """Bytes of this piece as stored; of a piece that goes by other units, or to the end, those of the whole."""
+    whole = shard.end is None or shard.format is not Format.JSONL
+    return shard.size_bytes if whole else shard.end - shard.start  # type: ignore[operator]
+
+
+def scan_shard(
     position: int, shard: Shard, fields: FieldMap, max_text_chars: int, limit: int | None
 ) -> tuple[Pack, ScanCounts]:
+    """Reads one shard.
+
+    Args:
+        position: Of the shard in the corpus.
+        shard: What is read.
+        fields: Which columns hold what.
+        max_text_chars: A longer text is no document.
+        limit: Documents after which reading ends; None for all.
+    """
     ids, contents, rejected, before = bytearray(), bytearray(), [], []
     num_documents = 0
     for row in read_shard(shard, fields, max_text_chars=max_text_chars):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -13,10 +14,11 @@ from pipeline.storage import redact
 from pipeline.store.database import LIVE, Database, Table
 from pipeline.store.lease import read_lease
 from pipeline.store.live import published_versions
+from pipeline.store.scans import list_scans
 from pipeline.store.schema import read_fingerprint
 
 _NUM_RUNS = 5
-# Bad rows of shards that the run did not read, because they are as an earlier run read them.
+# Bad rows of shards that the run did not read, as they are as an earlier run read them; where no reason is known.
 _EARLIER = "in_unchanged_shards"
 _RUN_COLUMNS = [
     "run_id", "started_at", "finished_at", "status", "model", "version", "documents_read", "documents_encoded",
@@ -103,4 +105,16 @@ def _quarantine(database: Database, run: dict[str, Any]) -> dict[str, int]:
     # duplicates are an account of their own
     own = sum(number for reason, number in counts.items() if reason != Reason.DUPLICATE_ID)
     earlier = run["documents_quarantined"] - own
-    return counts | ({_EARLIER: earlier} if earlier > 0 else {})
+    return dict(Counter(counts) + Counter(_earlier(database, counts, earlier))) if earlier > 0 else counts
+
+
+def _earlier(database: Database, counts: dict[str, int], num_rows: int) -> dict[str, int]:
+    """Bad rows of the shards that a run did not open, by reason where the stored scans tell it.
+
+    They tell of all shards, opened or not, and may still tell of shards that are gone: believed only if they add up.
+    """
+    known: Counter[str] = Counter()
+    for scan in list_scans(database)[1].values():
+        known.update(scan.rejected)
+    reasons = {reason: left for reason in sorted(known) if (left := known[reason] - counts.get(reason, 0)) > 0}
+    return reasons if sum(reasons.values()) == num_rows else {_EARLIER: num_rows}

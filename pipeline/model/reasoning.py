@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pipeline.errors import SettingsError
 from pipeline.fingerprint import ReasonerIdentity
 from pipeline.model.checkpoint import Checkpoint, resolve
+from pipeline.model.endpoint_address import checked_base
 from pipeline.model.identity import digest_adapter, digest_weights
 from pipeline.model.tokenizer import TextTokenizer, load_tokenizer
 from pipeline.prompts import Prompt, reasoning_instruction, reasoning_prompt
 from pipeline.records import Query
 from pipeline.settings import ModelSettings, ReasonSettings
 
-# Engines that are given text by name of a served model, or make it themselves, still get ids of this tokenizer.
+# An endpoint is given ids of the encoder's tokenizer, as it serves that model; plumbing needs no model of its own.
 _TOKENIZER_OF = "default"
 
 
@@ -27,7 +28,7 @@ class ReasonerBundle:
 
     Attributes:
         settings: As resolved; `model` is never None, `compute_dtype` never "auto".
-        checkpoint: Its files; for an endpoint, those of the tokenizer that spells the prompt ids.
+        checkpoint: Its files; for an endpoint the encoder's, whose tokenizer spells the prompt ids.
         allow_remote_code: Passed to transformers.
         source: The model's name as people know it.
     """
@@ -100,15 +101,17 @@ def open_reasoner(settings: ReasonSettings, encoder: ModelSettings, *, device: s
     """
     if settings.engine == "openai" and not (settings.endpoint and settings.model):
         raise SettingsError("engine openai needs --endpoint URL and --reasoner NAME, the model that it serves")
+    if settings.endpoint:
+        checked_base(settings.endpoint)
     served = settings.engine in ("openai", "echo")
     model = settings.model or ("echo" if settings.engine == "echo" else encoder.model)
-    own = settings.model is None
+    own = settings.model is None or settings.engine == "openai"
     dtype = settings.compute_dtype
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" else "float32"
     checkpoint = resolve(
-        _TOKENIZER_OF if served else model,
-        revision=None if served else encoder.revision if own else settings.revision,
+        _TOKENIZER_OF if settings.engine == "echo" else encoder.model if own else model,
+        revision=None if settings.engine == "echo" else encoder.revision if own else settings.revision,
         adapter=None if served else encoder.adapter if own else settings.adapter,
         allow_remote_code=encoder.allow_remote_code,
     )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PublishRefused, RecallTooLow
 from pipeline.retry import retrying
-from pipeline.store.recall import recall_at_10, self_retrieval
+from pipeline.store.recall import retrieve_sample
 
 # Stored vectors may be rounded to float16: 2^-11 a component, far less over the norm.
 _NORM_TOLERANCE = 1e-2
@@ -128,8 +128,7 @@ def inspect(dataset: lance.LanceDataset, *, checked: lance.LanceDataset | None, 
     num_vectors, num_bad, num_off = _count_vectors(dataset, checked)
     found, recall = None, None
     if num_rows and floors.sample and not (num_bad or num_off):
-        found = self_retrieval(dataset, sample=floors.sample)
-        recall = recall_at_10(dataset, sample=floors.sample)
+        found, recall = retrieve_sample(dataset, sample=floors.sample)
     return GateReport(
         int(dataset.version), num_rows, num_documents, num_repeated, num_vectors, num_bad, num_off, found, recall
     )

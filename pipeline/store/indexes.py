@@ -44,6 +44,9 @@ _ALL_SEGMENTS = 2**16
 # Partitions that Lance's splitting and joining left further from the plan than this no longer fit the table's size.
 _PARTITIONS_FACTOR = 8
 
+# Of one and the same tokenizer (Lance's own: simple words, English stems, no stop words), so that they are one field.
+FULL_TEXT_COLUMNS = ("title", "text")
+
 Action = Literal["build", "add", "merge", "drop"]
 
 
@@ -56,7 +59,7 @@ class IndexPlan:
         num_partitions: Clusters of vectors, of which a query reads the nearest.
         num_sub_vectors: Codes a vector, one byte each, for the kinds with PQ; None for others.
         scalar: Whether filters on id and shard have an index.
-        full_text: Whether the words of the text do.
+        full_text: Whether the words of title and text do.
     """
 
     kind: str | None
@@ -173,7 +176,8 @@ def plan_steps(dataset: lance.LanceDataset, plan: IndexPlan, *, rebuild: bool = 
     """What `refresh_indexes` would do, in order; reads the manifest and the head of the vector index."""
     num_rows = dataset.count_rows()
     found = {index.name: index for index in dataset.describe_indices()}
-    wanted = {"id": plan.scalar, "shard": plan.scalar, "text": plan.full_text, "vector": plan.kind is not None}
+    wanted = {"id": plan.scalar, "shard": plan.scalar, **dict.fromkeys(FULL_TEXT_COLUMNS, plan.full_text)}
+    wanted["vector"] = plan.kind is not None
     steps = []
     for column, is_wanted in wanted.items():
         index = found.get(index_name(column))
@@ -216,12 +220,13 @@ def _take(step: Step, dataset: lance.LanceDataset, plan: IndexPlan, build: Calla
     if step.action == "drop":
         dataset.drop_index(name)
     elif step.action == "add":
-        dataset.optimize.optimize_indices(index_names=[name])
+        # a segment of its own: by default Lance writes the whole last segment anew, seconds for the words of a million
+        dataset.optimize.optimize_indices(index_names=[name], num_indices_to_merge=0)
     elif step.action == "merge":
         dataset.optimize.optimize_indices(index_names=[name], num_indices_to_merge=_ALL_SEGMENTS)
     elif step.column == "vector":
         build(dataset, plan)
     else:
         # BTREE also for shards: a folder of text files has one for every document, where bitmaps would be too many
-        kind = "INVERTED" if step.column == "text" else "BTREE"
+        kind = "INVERTED" if step.column in FULL_TEXT_COLUMNS else "BTREE"
         dataset.create_scalar_index(step.column, kind, name=name, replace=True)

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 
 from pipeline.errors import LeaseHeld, LeaseLost, StorageError
+from pipeline.retry import Clock, is_transient, retrying
 from pipeline.storage import redact
 from pipeline.store.database import Database
 from pipeline.store.lease_holder import describe, held_message, is_gone, lost_message, new_record, now_s, watch
@@ -69,7 +70,7 @@ class Lease:
 
         Raises:
             LeaseHeld: another run is writing; the message says who, where and since when.
-            StorageError: the store refused.
+            StorageError: the store refused, or failed for long.
         """
         tell = say or _say_nothing
         claim = secrets.token_hex(8)
@@ -82,7 +83,7 @@ class Lease:
                 tell(f"{describe(previous)} did not release the lease of {redact(database.uri)}; taking it over")
             record = new_record(claim, run_id=run_id, token=version + 1, ttl_s=ttl_s)
             began_s = now_s()
-            written = swap_record(database, record, read_version=version)
+            written = _swap_patiently(database, record, read_version=version)
             if written is not None:
                 break
             _, winner = read_record(database)
@@ -218,6 +219,24 @@ def read_lease(database: Database) -> LeaseInfo | None:
     return LeaseInfo(
         record.run_id, record.host, record.pid, record.token, acquired_at, renewed_at, record.ttl_s, expired
     )
+
+
+def _swap_patiently(database: Database, record: LeaseRecord, *, read_version: int) -> int | None:
+    """As `swap_record`, tried again while the store fails in a way that may pass.
+
+    Safe to do twice: whichever attempt took effect, the latest version then shows this holder's claim.
+    """
+
+    def attempt() -> int | None:
+        try:
+            return swap_record(database, record, read_version=read_version)
+        except StorageError as error:
+            if error.__cause__ is not None and is_transient(error.__cause__):
+                raise error.__cause__ from None  # why, without the verdict, for `retrying` to judge
+            raise
+
+    what = f"taking the lease of {redact(database.uri)}"
+    return retrying(attempt, what=what, clock=Clock(now=now_s, sleep=time.sleep))
 
 
 def _say_nothing(sentence: str) -> None:

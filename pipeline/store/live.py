@@ -35,11 +35,18 @@ class Published:
 
 
 def publish(dataset: lance.LanceDataset) -> int:
-    """Points `live` at a version that passed the gate, and returns its number."""
+    """Points `live` at a version that passed the gate, and returns its number.
+
+    Only what is or was live has a tag of its own, wherever this is cut off: `live` moves first, and what it leaves gets
+    its own tag before, should the publish that brought it here have been cut off in its turn.
+    """
     version = int(dataset.version)
-    # its own tag first: were this cut off between the two, the next publish finds it and nothing is lost
-    _point(dataset, f"{_PUBLISHED}{version}", version)
+    tags = retrying(dataset.tags.list, what="reading tags")
+    if LIVE in tags:
+        was = int(tags[LIVE]["version"])
+        _point(dataset, f"{_PUBLISHED}{was}", was)
     _point(dataset, LIVE, version)
+    _point(dataset, f"{_PUBLISHED}{version}", version)
     return version
 
 

@@ -30,49 +30,33 @@ class _Sample:
     tie: float
 
 
-def recall_at_10(dataset: lance.LanceDataset, *, sample: int, seed: int = 0) -> float:
-    """Share of the ten nearest other rows that the index finds, over sampled rows; 1 where there is no index.
+def retrieve_sample(dataset: lance.LanceDataset, *, sample: int, seed: int = 0) -> tuple[float, float]:
+    """How well search finds sampled rows by their own vectors.
 
     Args:
         dataset: A version of the documents table.
-        sample: Rows drawn, all where there are fewer.
+        sample: Rows drawn, all where there are fewer; >= 1.
         seed: Of the draw.
-    """
-    if not has_index(dataset, "vector"):
-        return 1.0
-    drawn = _draw(dataset, sample, seed)
-    wanted = min(_TOP_K, dataset.count_rows() - 1)
-    if not len(drawn.row_ids) or wanted < 1:
-        return 1.0
-    # the best others: without the row itself, which every index finds
-    floor = _best_others(dataset, drawn, wanted)[:, -1] - drawn.tie
-    found = 0
-    for row_id, vector, least in zip(drawn.row_ids, drawn.vectors, floor, strict=True):
-        ids, scores = _find(dataset, vector, wanted + 1)
-        found += min(int(((ids != row_id) & (scores >= least)).sum()), wanted)
-    return float(found / (wanted * len(drawn.row_ids)))
 
-
-def self_retrieval(dataset: lance.LanceDataset, *, sample: int, seed: int = 0) -> float:
-    """Share of sampled rows that their own vector finds first, as search would look; rows with equal vectors count.
-
-    Args:
-        dataset: A version of the documents table.
-        sample: Rows drawn, all where there are fewer.
-        seed: Of the draw.
+    Returns:
+        Self-retrieval, the share of rows that their own vector finds first (rows with equal vectors count), and
+        recall@10, the share of the ten nearest other rows that the index finds: 1 where there is no index.
     """
     drawn = _draw(dataset, sample, seed)
     if not len(drawn.row_ids):
-        return 1.0
+        return 1.0, 1.0
     if not has_index(dataset, "vector"):
         own = np.einsum("ij,ij->i", drawn.vectors, drawn.vectors)
-        best = _best_others(dataset, drawn, 1)[:, 0]
-        return float(np.mean(own >= best - drawn.tie))
-    found = 0
-    for row_id, vector in zip(drawn.row_ids, drawn.vectors, strict=True):
-        ids, scores = _find(dataset, vector, 1)
-        found += bool(len(ids)) and bool(ids[0] == row_id or scores[0] >= 1.0 - drawn.tie)
-    return found / len(drawn.row_ids)
+        return float(np.mean(own >= _best_others(dataset, drawn, 1)[:, 0] - drawn.tie)), 1.0
+    wanted = min(_TOP_K, dataset.count_rows() - 1)
+    # the best others: without the row itself, which every index finds
+    floor = _best_others(dataset, drawn, wanted)[:, -1] - drawn.tie if wanted else np.zeros(len(drawn.row_ids))
+    first, found = 0, 0
+    for row_id, vector, least in zip(drawn.row_ids, drawn.vectors, floor, strict=True):
+        ids, scores = _find(dataset, vector, wanted + 1)
+        first += bool(len(ids)) and bool(ids[0] == row_id or scores[0] >= 1.0 - drawn.tie)
+        found += min(int(((ids != row_id) & (scores >= least)).sum()), wanted)
+    return first / len(drawn.row_ids), found / (wanted * len(drawn.row_ids)) if wanted else 1.0
 
 
 def _draw(dataset: lance.LanceDataset, sample: int, seed: int) -> _Sample:
@@ -111,7 +95,9 @@ def _best_others(dataset: lance.LanceDataset, drawn: _Sample, count: int) -> NDA
         if not batch.num_rows:
             continue
         scores = drawn.vectors @ _as_units(batch.column("vector")).T
-        scores[drawn.row_ids[:, None] == batch.column("_rowid").to_numpy()[None, :]] = -np.inf
-        both = np.concatenate([best, scores], axis=1)
+        _, own, at = np.intersect1d(drawn.row_ids, batch.column("_rowid").to_numpy(), return_indices=True)
+        scores[own, at] = -np.inf
+        # sorting is dear, and after the first batches hardly any row is among the best of anyone
+        both = np.concatenate([best, scores[:, (scores > best[:, -1:]).any(axis=0)]], axis=1)
         best = -np.sort(np.partition(-both, count - 1, axis=1)[:, :count], axis=1)
     return best

@@ -14,11 +14,12 @@ from typing import Any
 
 import lance
 import numpy as np
+from lance.query import CombinedFieldsQuery, FullTextQuery, MatchQuery
 from numpy.typing import NDArray
 
 from pipeline.errors import TableError
 from pipeline.store.filters import to_lance
-from pipeline.store.indexes import has_index
+from pipeline.store.indexes import FULL_TEXT_COLUMNS, has_index
 
 _COLUMNS = ["id", "chunk", "title", "text", "metadata", "shard"]
 # Partitions read at least; more are read where a filter leaves too few rows in them. infra/bench/indexes.py: of 48, 5
@@ -108,6 +109,10 @@ def nearest_arguments(
 def full_text(dataset: lance.LanceDataset, query: str, *, top_k: int, where: str | None = None) -> list[Hit]:
     """The documents whose best chunk shares the most telling words with a query (BM25), best first.
 
+    Title and text of a chunk are one field (BM25F, k1 1.2, b 0.75), and a word that the query repeats counts once,
+    which is what long questions want. Tables whose titles are not indexed, as older ones, are searched by text alone,
+    and there Lance counts a word as often as the query has it.
+
     Args:
         dataset: A version of the documents table, with a full-text index.
         query: Words; nothing in it is syntax.
@@ -123,8 +128,12 @@ def full_text(dataset: lance.LanceDataset, query: str, *, top_k: int, where: str
             "settings file"
         )
 
+    asked: FullTextQuery = MatchQuery(query, "text")
+    if has_index(dataset, "title"):
+        asked = CombinedFieldsQuery(query, list(FULL_TEXT_COLUMNS))
+
     def fetch(limit: int) -> Rows:
-        return _read(dataset, [*_COLUMNS, "_score"], where, full_text_query=query, limit=limit)
+        return _read(dataset, [*_COLUMNS, "_score"], where, full_text_query=asked, limit=limit)
 
     hits = _best_chunks(fetch, top_k, lambda row: -float(row["_score"]))
     return [_hit(row, float(row["_score"])) for row in hits]

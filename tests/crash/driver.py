@@ -18,8 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.flows import encoding, stream
 from pipeline.flows import index as flow
-from pipeline.flows import stream
 from pipeline.flows.stages import EncodeStage
 from pipeline.settings import load_settings
 from tests.crash.points import armed
@@ -68,8 +68,8 @@ def _bomb(point: str) -> None:
 
 def main() -> None:
     assert stream.EncodeStage is EncodeStage
-    assert flow.stream is stream.stream
-    stream.EncodeStage, flow.stream = LoggingEncodeStage, _receiving  # type: ignore[misc]
+    assert encoding.stream is stream.stream
+    stream.EncodeStage, encoding.stream = LoggingEncodeStage, _receiving  # type: ignore[misc]
     _add_to(RECEIVED, "")
     with armed(ORDERS["kill"], _bomb) if ORDERS["kill"] else nullcontext():
         report: dict[str, Any] = flow.index(load_settings(None, ORDERS["settings"])).as_json()

@@ -44,6 +44,8 @@ class Trial:
         db: Path or URI of the database.
         address: Of the Ray to join; each run starts a local one when None.
         window_s: How long encoding a window takes at least.
+        direct: So many documents are encoded by one task and committed at once, without a pool; 0 for never. What such
+            a task has done is not counted.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class Trial:
     db: str
     address: str | None
     window_s: float = 0.0
+    direct: int = 0
     num_runs: int = 0
     num_kills: int = 0
     encoded: list[Counter[str]] = field(default_factory=list)
@@ -73,7 +76,8 @@ class Trial:
         return {
             "corpus.uris": [self.corpus], "db": self.db, "encoder.model": "hashing://512",
             "encoder.chunk_tokens": 64, "encoder.overlap_tokens": 8, "pool.address": self.address,
-            "pool.window_documents": WINDOW_DOCUMENTS, "commit.max_rows": COMMIT_ROWS,
+            "pool.window_documents": WINDOW_DOCUMENTS, "commit.max_rows": self.direct or COMMIT_ROWS,
+            "pool.direct_documents": self.direct,
         }  # fmt: skip
 
     @contextmanager

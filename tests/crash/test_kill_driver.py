@@ -47,6 +47,11 @@ def test_with_everything_in_an_object_store(new_trial: NewTrial, s3: str, undist
     _crash(new_trial(s3), undisturbed, ["append:after:2"], ["append:before", "delete:after"])
 
 
+@pytest.mark.timeout(900)
+def test_without_a_pool(new_trial: NewTrial, undisturbed: dict[int, Table]) -> None:
+    _crash(new_trial(direct=10_000), undisturbed, ["append:after"], ["append:before", "delete:before"])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_with_the_ray_that_it_started(new_trial: NewTrial, undisturbed: dict[int, Table]) -> None:

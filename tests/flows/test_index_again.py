@@ -200,7 +200,7 @@ def test_more_encoders_than_fit_are_fewer_and_it_is_said(
     folder: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_jsonl(folder / "corpus.jsonl", [document(name) for name in [*NAMES, "new"]])
-    report = index(settings_for(folder / "corpus.jsonl", folder / "db", pool__encoders_min=4))
+    report = index(settings_for(folder / "corpus.jsonl", folder / "db", pool__encoders_min=4, pool__direct_documents=0))
     assert report.documents_encoded == 1
     assert "4 encoders do not fit" in caplog.text
     assert "using 1" in caplog.text

@@ -14,7 +14,8 @@ from tests.flows.corpora import document, record_rows, settings_for, table_rows,
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
-def test_every_good_row_once_and_every_bad_row_with_its_reason(tmp_path: Path) -> None:
+@pytest.mark.parametrize("direct", [0, None], ids=["by a pool", "by one task"])
+def test_every_good_row_once_and_every_bad_row_with_its_reason(tmp_path: Path, direct: int | None) -> None:
     rows = [
         document("a", title="A", year=2020),
         "{broken",
@@ -27,7 +28,7 @@ def test_every_good_row_once_and_every_bad_row_with_its_reason(tmp_path: Path) -
     ]
     corpus = write_jsonl(tmp_path / "corpus.jsonl", rows)
     db = tmp_path / "db"
-    report = index(settings_for(corpus, db), quiet=True)
+    report = index(settings_for(corpus, db, pool__direct_documents=direct), quiet=True)
 
     assert (report.documents_read, report.documents_encoded, report.documents_unchanged) == (8, 3, 0)
     assert (report.documents_duplicate, report.documents_quarantined, report.unaccounted) == (1, 4, 0)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from pipeline.flows.report import RunReport
 from pipeline.flows.status import status
 from pipeline.flows.writing import new_run_id, writing
 from pipeline.settings import IndexesSettings, PublishSettings
+from pipeline.store import live
 from pipeline.store.database import LIVE, Database
 from pipeline.store.fragments import write_rows
 from tests.store.sample import Row, as_table, committer, schema
@@ -73,6 +75,31 @@ def test_nothing_to_go_back_to(database: Database) -> None:
     with pytest.raises(TableError, match=f"version 99 was never published.*published versions are {version}"):
         rollback(database.uri, to=99, say=_say)
     assert database.live_version() == version
+
+
+@pytest.mark.parametrize("moved", [1, 2])
+def test_what_was_never_live_is_no_rollback_target(
+    database: Database, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    first, second = _night(database, "a"), _night(database, "b")
+    point, left = live._point, [moved]
+
+    def cut_off(*arguments: Any) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        point(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live, "_point", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            _night(database, "c")
+    third = database.live_version()
+    assert (third == second) == (moved == 1)
+    last = _night(database, "d")
+    were_live = [last, *([third] if moved == 2 else []), second, first]
+    assert [p["version"] for p in status(database.uri)["published"]] == were_live
+    assert rollback(database.uri, say=_say)["live"] == were_live[1]
 
 
 def test_a_refused_version_is_published_by_hand_once_the_reason_is_gone(database: Database) -> None:

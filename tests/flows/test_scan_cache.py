@@ -105,7 +105,7 @@ def test_bad_rows_are_counted_again_and_written_once(folder: Path) -> None:
     report = _run(folder)
     assert (report.documents_quarantined, report.unaccounted) == (1, 0)
     assert _aside(folder) == {"broken_json": 1}
-    assert status(str(folder / "db"))["quarantine"] == {"in_unchanged_shards": 1}
+    assert status(str(folder / "db"))["quarantine"] == {"broken_json": 1}
     _write(folder, 1, d1a="changed, and longer")
     assert _run(folder).documents_quarantined == 1
     assert _aside(folder) == {"broken_json": 2}
@@ -277,7 +277,7 @@ def test_duplicates_are_set_aside_once(folder: Path) -> None:
     again = _run(folder)
     assert _counts(again) == {"read": 12, "unchanged": 9, "duplicate": 2, "quarantined": 1}
     assert sorted(_duplicates(folder)) == expected
-    assert status(str(folder / "db"))["quarantine"] == {"in_unchanged_shards": 1}
+    assert status(str(folder / "db"))["quarantine"] == {"broken_json": 1}
 
 
 def test_a_document_that_became_a_duplicate_is_set_aside_from_a_shard_that_was_known(folder: Path) -> None:

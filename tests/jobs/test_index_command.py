@@ -59,7 +59,7 @@ def test_index_again_and_search(t1: Any, tmp_path: Path, address: str) -> None:
     assert [run["documents_unchanged"] for run in status["runs"]] == [2, 0]
     assert status["live"]["num_documents"] == 2
     # the shard was not opened again, so its bad row is counted and not set aside once more
-    assert status["quarantine"] == {"in_unchanged_shards": 1}
+    assert status["quarantine"] == {"broken_json": 1}
 
 
 def test_too_many_bad_rows_end_with_their_own_code(t1: Any, tmp_path: Path, address: str) -> None:

@@ -22,7 +22,7 @@ from pipeline.store.indexes import (
     plan_steps,
     refresh_indexes,
 )
-from pipeline.store.recall import recall_at_10, self_retrieval
+from pipeline.store.recall import retrieve_sample
 from pipeline.store.search import full_text, nearest
 from tests.store.sample import Row, committer, schema, store
 
@@ -120,9 +120,9 @@ def test_every_kind_finds_what_exact_search_finds(database: Database, kind: str,
     vectors = clustered(1_500, seed=1)
     plain = add(database, rows_of(vectors, "a"), vector_dtype=vector_dtype)
     dataset = refresh_indexes(plain, replace(choose_vector_index(1_500, _DIM, kind=kind), num_partitions=4))
-    assert names(dataset) == {"id_idx", "shard_idx", "text_idx", "vector_idx"}
-    assert recall_at_10(dataset, sample=100) > 0.95
-    assert self_retrieval(dataset, sample=100) == 1.0
+    assert names(dataset) == {"id_idx", "shard_idx", "title_idx", "text_idx", "vector_idx"}
+    found, recall = retrieve_sample(dataset, sample=100)
+    assert (found, recall > 0.95) == (1.0, True)
     found, exact = (nearest(dataset, vectors[3], top_k=10, exact=exact) for exact in (False, True))
     stored = vectors[3].astype(vector_dtype).astype(np.float32)
     scores = {f"a{i:04}": float(v @ stored) for i, v in enumerate(vectors.astype(vector_dtype).astype(np.float32))}
@@ -141,7 +141,7 @@ def test_each_step_leaves_the_table_readable_and_a_killed_build_goes_on(database
     vectors = clustered(1_000, seed=1)
     dataset = add(database, rows_of(vectors, "a"))
     steps = plan_steps(dataset, _PLAN)
-    assert steps == [Step(column, "build") for column in ("id", "shard", "text", "vector")]
+    assert steps == [Step(column, "build") for column in ("id", "shard", "title", "text", "vector")]
 
     class Killed(Exception):
         pass
@@ -169,7 +169,7 @@ def test_each_step_leaves_the_table_readable_and_a_killed_build_goes_on(database
 def test_a_table_without_rows_gets_no_index(database: Database) -> None:
     dataset = add(database, [])
     assert refresh_indexes(dataset, _PLAN).version == dataset.version
-    assert recall_at_10(dataset, sample=10) == self_retrieval(dataset, sample=10) == 1.0
+    assert retrieve_sample(dataset, sample=10) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("num_rows", [1, 5])
@@ -178,12 +178,12 @@ def test_a_tiny_table_can_be_indexed(database: Database, kind: str, num_rows: in
     vectors = clustered(num_rows, seed=1)
     dataset = refresh_indexes(add(database, rows_of(vectors, "a")), choose_vector_index(num_rows, _DIM, kind=kind))
     assert len(nearest(dataset, vectors[0], top_k=10)) == num_rows
-    assert recall_at_10(dataset, sample=10) == self_retrieval(dataset, sample=10) == 1.0
+    assert retrieve_sample(dataset, sample=10) == (1.0, 1.0)
 
 
 def test_an_index_no_longer_wanted_goes(indexed: lance.LanceDataset) -> None:
     dataset = refresh_indexes(indexed, IndexPlan(None, scalar=False))
-    assert names(dataset) == {"text_idx"}
+    assert names(dataset) == {"title_idx", "text_idx"}
 
 
 # refreshing
@@ -193,13 +193,13 @@ def test_new_rows_are_found_before_and_after_they_are_added(database: Database, 
     new = clustered(100, seed=2)
     grown = add(database, rows_of(new, "b"))
     built = segment_ids(grown)
-    assert plan_steps(grown, _PLAN) == [Step(column, "add") for column in ("id", "shard", "text", "vector")]
+    assert plan_steps(grown, _PLAN) == [Step(column, "add") for column in ("id", "shard", "title", "text", "vector")]
     for dataset in (grown, refresh_indexes(grown, _PLAN)):
         for i in range(0, 100, 10):
             assert top(dataset, new[i]) == (f"b{i:04}", pytest.approx(1.0, abs=1e-5))
         assert dataset.count_rows("id = 'b0003'") == 1
         assert [hit.id for hit in full_text(dataset, "nameb0003", top_k=5)] == ["b0003"]
-        assert recall_at_10(dataset, sample=50) > 0.95
+        assert retrieve_sample(dataset, sample=50)[1] > 0.95
     assert all(index.num_rows_indexed == 2_100 for index in dataset.describe_indices())
     assert segment_ids(dataset) != built
 
@@ -214,7 +214,7 @@ def test_many_small_additions_do_not_make_many_segments(
         most = max(most, num_segments(dataset))
     assert most <= 3
     assert all(index.num_rows_indexed == 2_120 for index in dataset.describe_indices())
-    assert recall_at_10(dataset, sample=50) > 0.95
+    assert retrieve_sample(dataset, sample=50)[1] > 0.95
 
 
 def test_an_index_that_no_longer_fits_is_built_anew(database: Database, indexed: lance.LanceDataset) -> None:
@@ -251,7 +251,7 @@ def test_deleted_rows_never_come_back(database: Database, kind: str) -> None:
             assert not {hit.id for hit in nearest(dataset, vectors[i], top_k=10)} & set(gone)
         assert dataset.count_rows("id = 'a0003'") == 0
         assert full_text(dataset, "namea0003", top_k=3) == []
-        assert self_retrieval(dataset, sample=50) == 1.0
+        assert retrieve_sample(dataset, sample=50)[0] == 1.0
 
 
 def test_a_changed_document_is_found_by_its_new_vector_only(database: Database, indexed: lance.LanceDataset) -> None:
@@ -303,21 +303,21 @@ def test_compaction_keeps_the_index(database: Database, indexed: lance.LanceData
     compacted = database.open("documents")
     assert plan_steps(compacted, _PLAN) == []
     assert top(compacted, clustered(300, seed=2)[3])[0] == "b0003"
-    assert self_retrieval(compacted, sample=100) == 1.0
-    assert recall_at_10(compacted, sample=100) > 0.95
+    assert retrieve_sample(compacted, sample=100)[0] == 1.0
+    assert retrieve_sample(compacted, sample=100)[1] > 0.95
 
 
 # measuring
 
 
 def test_recall_sees_an_index_that_does_not_find(indexed: lance.LanceDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = recall_at_10(indexed, sample=100)
+    good = retrieve_sample(indexed, sample=100)[1]
     # one byte a vector, and its candidates believed
     indexed = refresh_indexes(indexed, IndexPlan("IVF_PQ", 1, 1))
     monkeypatch.setattr("pipeline.store.search._REFINE_FACTOR", 1)
-    poor = recall_at_10(indexed, sample=100)
+    poor = retrieve_sample(indexed, sample=100)[1]
     assert poor < 0.8
-    assert poor == recall_at_10(indexed, sample=100)
+    assert poor == retrieve_sample(indexed, sample=100)[1]
     assert good > 0.95
 
 
@@ -325,8 +325,8 @@ def test_equal_vectors_find_each_other_and_that_counts(database: Database) -> No
     same = list(clustered(1, seed=1)[0])
     dataset = add(database, [Row(f"a{i}", vector=same) for i in range(300)])
     for version in (dataset, refresh_indexes(dataset, replace(_PLAN, num_partitions=1))):
-        assert self_retrieval(version, sample=50) == 1.0
-        assert recall_at_10(version, sample=50) == 1.0
+        assert retrieve_sample(version, sample=50)[0] == 1.0
+        assert retrieve_sample(version, sample=50)[1] == 1.0
 
 
 def test_full_text_ranks_by_bm25_and_wants_an_index(database: Database) -> None:
@@ -345,6 +345,23 @@ def test_full_text_ranks_by_bm25_and_wants_an_index(database: Database) -> None:
         full_text(dataset, "lance", top_k=3, where="nowhere = 1")
 
 
+def test_full_text_knows_titles_and_tables_whose_titles_have_no_index(database: Database) -> None:
+    rows = [("a", "rare words", "of the text"), ("b", "", "common words"), ("c", "", "common things")]
+    vectors = clustered(3, seed=1)
+    dataset = add(database, [Row(id, title=title, text=text, vector=list(v))
+                             for (id, title, text), v in zip(rows, vectors, strict=True)])  # fmt: skip
+    dataset.create_scalar_index("text", "INVERTED", name="text_idx")
+    dataset.checkout_latest()
+    assert full_text(dataset, "rare", top_k=3) == []
+    assert [hit.id for hit in full_text(dataset, "words", top_k=3)] == ["b"]
+    assert Step("title", "build") in plan_steps(dataset, IndexPlan(None))
+    dataset = refresh_indexes(dataset, IndexPlan(None))
+    assert [hit.id for hit in full_text(dataset, "rare", top_k=3)] == ["a"]
+    assert {hit.id for hit in full_text(dataset, "words", top_k=3)} == {"a", "b"}
+    once, twice = (full_text(dataset, query, top_k=3) for query in ("rare common", "rare rare common"))
+    assert once == twice
+
+
 def test_has_index_knows_columns(indexed: lance.LanceDataset) -> None:
     assert has_index(indexed, "vector")
-    assert not has_index(indexed, "title")
+    assert not has_index(indexed, "metadata")

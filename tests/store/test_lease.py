@@ -279,6 +279,38 @@ def test_a_store_that_fails_for_a_while(database: Database, clock: Clock, monkey
     one.release()
 
 
+@pytest.mark.parametrize("lands", [False, True])
+def test_a_store_that_fails_while_the_lease_is_taken(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch, lands: bool
+) -> None:
+    refusals = ["status code: 503", "connection reset"]
+
+    def refuse(commit: Callable[[], Any]) -> Any:
+        if not refusals:
+            return commit()
+        if lands and len(refusals) == 1:
+            commit()
+        raise OSError(refusals.pop(0))
+
+    _commits_that(monkeypatch, refuse)
+    with _acquire(database, "one") as one:
+        assert refusals == []
+        assert clock.slept == (1 if lands else 2)
+        one.check()
+
+
+def test_a_store_that_fails_for_long_while_the_lease_is_taken(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Callable[[], Any]) -> Any:
+        raise OSError("status code: 503")
+
+    _commits_that(monkeypatch, refuse)
+    with pytest.raises(StorageError, match=r"taking the lease .*did not answer as it should \(6 attempts"):
+        _acquire(database, "one")
+    assert read_record(database) == (0, None)
+
+
 def test_a_store_that_fails_for_good(database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     one = _acquire(database, "one")
 

@@ -1,0 +1,88 @@
+"""A few documents, encoded and written by one task: where that takes less time than a pool of actors takes to start.
+
+The same stages as `stream` joins, one after the other, in a process of Ray's that is likely warm from the scan. Called
+by the index flow, which commits what comes back; whatever ends the task's process is left to `stream`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError
+
+from pipeline.flows.scan import is_small
+from pipeline.flows.stages import EncodeStage, read_and_tokenise, write_fragments
+from pipeline.flows.stream import StreamSettings
+from pipeline.settings import ModelSettings
+
+_log = logging.getLogger(__name__)
+
+# Starting a pool takes about seven seconds. A model encodes some hundred documents in that time even on CPU; without
+# one, what tokenising alone does in a few seconds.
+_DOCUMENTS = 128
+_HASHING_DOCUMENTS = 20_000
+
+Results = list[dict[str, Any]]
+
+
+def suits_one_task(num_documents: int, *, kind: str, commit_rows: int, most: int | None) -> bool:
+    """Whether so little is to be encoded that a pool is not worth starting.
+
+    Args:
+        num_documents: To be encoded.
+        kind: As in `Checkpoint`.
+        commit_rows: Rows of one commit, which is what a task that dies loses.
+        most: Documents that the user named as the most; by kind when None, 0 for never.
+    """
+    if most is None:
+        most = _HASHING_DOCUMENTS if kind == "hashing" else _DOCUMENTS
+    return 0 < num_documents <= min(most, commit_rows)
+
+
+def encode_directly(settings: StreamSettings, plan: Any, shards: Sequence[int], *, schema: pa.Schema) -> Results | None:
+    """What each window of fragments says of itself, as `stream` yields it; None where the task's process died.
+
+    Args:
+        settings: Of the stages.
+        plan: Reference to a `Plan`.
+        shards: Positions of the shards to read.
+        schema: Of the documents table.
+    """
+    if not is_small([settings.read.shards[position] for position in shards]):
+        return None
+    pool = settings.pool
+    task = _encode.options(num_cpus=pool.cpus, num_gpus=pool.gpus or None)
+    try:
+        results: Results = ray.get(task.remote(settings, [ray.put(settings.read), plan], list(shards), schema))
+    except (WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError) as error:
+        # perhaps one of the documents did it: the pool finds out which
+        _log.warning("a process died while it encoded; going on with a pool: %s", str(error).partition("\n")[0])
+        return None
+    return results
+
+
+@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
+def _encode(settings: StreamSettings, inputs: list[Any], shards: Sequence[int], schema: pa.Schema) -> Results:
+    pool = settings.pool
+    # in a list, or Ray would hand over what they stand for: the reader takes references, as Ray Data gives it
+    read, plan = inputs
+    stage = _stage(settings.read.encoder, pool.device, pool.threads, settings.batch_tokens)
+    stage.run_id = settings.run_id
+    results: Results = []
+    for window in read_and_tokenise({"shard": np.asarray(shards)}, task=read, plan=plan):
+        written = write_fragments(stage(window), uri=settings.uri, schema=schema)
+        results += [json.loads(text) for text in written.column("result").to_pylist()]
+    return results
+
+
+@lru_cache(maxsize=1)
+def _stage(encoder: ModelSettings, device: str, threads: int | None, batch_tokens: int | None) -> EncodeStage:
+    """Loaded once a process, which may encode for several runs."""
+    return EncodeStage(encoder, device, "", threads=threads, batch_tokens=batch_tokens)

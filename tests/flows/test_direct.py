@@ -1,0 +1,54 @@
+"""A few documents encoded by one task: when, and what happens when its process dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from pipeline.flows import direct
+from pipeline.flows.direct import suits_one_task
+from pipeline.flows.index import index
+from tests.flows.corpora import document, settings_for, table_rows, write_jsonl
+
+
+@pytest.mark.parametrize(
+    ("num_documents", "kind", "commit_rows", "most", "suits"),
+    [
+        (0, "hashing", 100, None, False),
+        (100, "hashing", 100, None, True),
+        (101, "hashing", 100, None, False),
+        (20_001, "hashing", 100_000, None, False),
+        (128, "decoder", 100_000, None, True),
+        (129, "decoder", 100_000, None, False),
+        (129, "decoder", 100_000, 200, True),
+        (1, "decoder", 100_000, 0, False),
+    ],
+)
+def test_only_what_one_commit_holds(
+    num_documents: int, kind: str, commit_rows: int, most: int | None, suits: bool
+) -> None:
+    assert suits_one_task(num_documents, kind=kind, commit_rows=commit_rows, most=most) is suits
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_death_leaves_it_to_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    mark = tmp_path / "died"
+
+    def dies(*_: Any) -> Any:
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(direct, "_encode", ray.remote(max_retries=0)(dies))
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", [document(name) for name in "abcde"])
+    report = index(settings_for(corpus, tmp_path / "db"), quiet=True)
+    assert mark.exists()
+    assert (report.documents_encoded, report.status) == (5, "published")
+    assert [row["id"] for row in table_rows(tmp_path / "db")] == list("abcde")

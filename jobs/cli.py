@@ -19,6 +19,7 @@ from pipeline import __version__
 # name -> (module, one line); the command in a module has the same name
 _COMMANDS = {
     "index": ("jobs.index", "Turn a corpus into vectors in a Lance table, check them, publish them as `live`."),
+    "reason": ("jobs.reason", "Have a model reason about queries, and keep what it writes."),
     "search": ("jobs.search", "Ask a published table questions."),
     "publish": ("jobs.publish", "Put a version through the gate and point `live` at it."),
     "rollback": ("jobs.rollback", "Point `live` back at a version that was live before."),

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 
 # Raise it when `text.chunk` or `text.tokenise` cut texts elsewhere: the same lengths then mean other chunks.
 CHUNKING_VERSION = 1
+# Stands for sampling settings in the key of a trajectory that was generated elsewhere.
+IMPORTED_SAMPLING = "{}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,14 @@ TASK_NOUNS = {task: f"{task.replace('_', ' ')} post" for task in _STACKEXCHANGE}
     "theoremqa_theorems": "math problem, and name the theorems that lead to its solution",
 }
 
+# What BRIGHT's reference code calls a problem and what it asks for.
+_BRIGHT_PROBLEMS = {
+    "leetcode": ("coding", "examples"),
+    "aops": ("Math", "examples"),
+    "theoremqa_questions": ("Math", "examples"),
+    "theoremqa_theorems": ("Math", "theorems"),
+}
+
 # Where `<emb_token>` starts in a checkpoint that was not trained with it: the mean embedding of these tokens.
 EMB_START = ":"
 
@@ -94,6 +102,19 @@ def reasoning_instruction(task: str = "", *, own: Mapping[str, str] | None = Non
     if own and task in own:
         return own[task]
     return DEFAULT_REASONING.format(post=TASK_NOUNS.get(task, "question"))
+
+
+def bright_query_instruction(task: str) -> str:
+    """What BRIGHT's reference code tells an instructed encoder about the queries of a task; "" for any other task.
+
+    Source: arXiv 2407.12883 and its code.
+    """
+    if task in _STACKEXCHANGE:
+        return f"Given a {task} post, retrieve relevant passages that help answer the post"
+    if task == "pony":
+        return f"Given a {task} question, retrieve relevant passages that help answer the question"
+    problem, wanted = _BRIGHT_PROBLEMS.get(task, ("", ""))
+    return f"Given a {problem} problem, retrieve relevant {wanted} that help answer the problem" if problem else ""
 
 
 def reasoning_prompt(instruction: str, *, render: Render | None) -> Prompt:

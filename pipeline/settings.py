@@ -6,11 +6,10 @@ are stored with the run. Functions elsewhere take plain values, not these models
 
 from __future__ import annotations
 
-import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -24,11 +23,13 @@ DEFAULT_DOCUMENT_OPENING = "Keywords"
 DEFAULT_QUERY_OPENING = "Keywords"
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A table of a settings file: frozen, and without fields that it does not know."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class CorpusSettings(_Section):
+class CorpusSettings(Section):
     """Where documents come from and which rows are acceptable."""
 
     uris: tuple[str, ...] = Field(default=(), description="Files, folders or globs; local or object store.")
@@ -49,7 +50,7 @@ class CorpusSettings(_Section):
     )
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """Which encoder, and everything that shapes its vectors."""
 
     model: str = Field(
@@ -83,7 +84,7 @@ class ModelSettings(_Section):
         return self
 
 
-class PoolSettings(_Section):
+class PoolSettings(Section):
     """How many encoders run where; everything here changes speed and cost, never a vector."""
 
     address: str | None = Field(None, description="Ray cluster to join; a local Ray is started when unset.")
@@ -111,7 +112,7 @@ class PoolSettings(_Section):
     )
 
 
-class CommitSettings(_Section):
+class CommitSettings(Section):
     """When finished fragments become part of the table; bounds the work that a kill can lose."""
 
     max_rows: int = Field(100_000, ge=1)
@@ -119,7 +120,7 @@ class CommitSettings(_Section):
     max_seconds: float = Field(60.0, gt=0.0)
 
 
-class IndexesSettings(_Section):
+class IndexesSettings(Section):
     """Which indexes a table gets before it is published."""
 
     vector: Literal[
@@ -130,7 +131,7 @@ class IndexesSettings(_Section):
     full_text: bool = Field(True, description="An index of the words of the text.")
 
 
-class PublishSettings(_Section):
+class PublishSettings(Section):
     """What a version must reach before readers get it, and how long the ones before it are kept."""
 
     min_self_retrieval: float = Field(
@@ -149,45 +150,7 @@ class PublishSettings(_Section):
     )
 
 
-class SamplingSettings(_Section):
-    """How a trajectory is drawn; all of it is part of the trajectory's key in the cache."""
-
-    max_tokens: int = Field(256, ge=1, le=131_072, description="A longer trajectory is cut, and not searched with.")
-    temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 takes the likeliest token each time.")
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(0, ge=0, description="0 for no bound.")
-    seed: int = Field(0, ge=0)
-    stop: tuple[str, ...] = Field((), description="Texts that end the reasoning, beside the model's own end of a turn.")
-
-    @property
-    def canonical(self) -> str:
-        """JSON with sorted keys, as cache keys have it."""
-        return json.dumps(self.model_dump(), sort_keys=True)
-
-
-class ReasonSettings(_Section):
-    """Which model reasons about queries, how it is told to, and where it runs."""
-
-    engine: Literal["transformers", "vllm", "openai", "echo"] = Field(
-        "transformers",
-        description="Continuous batching of transformers, vLLM, an OpenAI-compatible endpoint; echo is for plumbing.",
-    )
-    model: str | None = Field(
-        None, description="As for an encoder, or the name that an endpoint serves; the table's own model when unset."
-    )
-    revision: str | None = None
-    adapter: str | None = None
-    endpoint: str | None = Field(None, description="Base URL of an endpoint, such as http://host:8000/v1.")
-    instruction: str | None = Field(None, description="Told to the model instead of the task's own.")
-    tasks: dict[str, str] = Field(default_factory=dict, description="Instructions by task, over the built-in ones.")
-    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    num_samples: int = Field(1, ge=1, le=64, description="Trajectories a query; their vectors are averaged.")
-    max_query_tokens: int = Field(1_024, ge=16, description="A longer query is cut before the model reads it.")
-    sampling: SamplingSettings = SamplingSettings()
-    batch_queries: int = Field(32, ge=1, description="Queries that one reasoner works on at a time.")
-
-
-class IndexSettings(_Section):
+class IndexSettings(Section):
     """Everything `t1 index` needs."""
 
     db: str
@@ -199,17 +162,35 @@ class IndexSettings(_Section):
     publish: PublishSettings = PublishSettings()
 
 
+Settings = TypeVar("Settings", bound=Section)
+
+
 def load_settings(path: str | None, overrides: Mapping[str, Any]) -> IndexSettings:
-    """The settings of a run: the TOML file, then the flags that were given.
+    """The settings of an index run: the TOML file, then the flags that were given.
 
     Args:
         path: A TOML file with the tables corpus, encoder, pool, commit, indexes and publish, and `db`; None for none.
+            Its table `reason` is for `query_settings`.
         overrides: {"section.field": value}; a value of None leaves the file's or the default.
 
     Raises:
         SettingsError: an unknown field, a value out of bounds, or an unreadable file.
     """
-    tree = _read_toml(path) if path else {}
+    return resolve_settings(IndexSettings, path, overrides, others={"reason"})
+
+
+def resolve_settings(
+    kind: type[Settings], path: str | None, overrides: Mapping[str, Any], *, others: Collection[str]
+) -> Settings:
+    """A file and flags as one kind of settings; see `load_settings`.
+
+    Args:
+        kind: What is wanted.
+        path: As there.
+        overrides: As there.
+        others: Tables of the file that are for other commands.
+    """
+    tree = {name: value for name, value in (_read_toml(path) if path else {}).items() if name not in others}
     for dotted, value in overrides.items():
         if value is None or value == ():
             continue
@@ -221,7 +202,7 @@ def load_settings(path: str | None, overrides: Mapping[str, Any]) -> IndexSettin
                 raise SettingsError(f"{section} in {path} is {node!r}; it must be a table, written [{section}]")
         node[field] = value
     try:
-        return IndexSettings.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         raise SettingsError(_explain(error)) from error
 

@@ -29,7 +29,15 @@ def read_qrels(folder: str) -> dict[str, dict[str, int]]:
         raise CorpusError(
             f"{redact(folder)} has no judgements; expected {' or '.join(_NAMES)} with query, document, score"
         )
-    uri = join(folder, name)
+    return read_qrels_file(join(folder, name))
+
+
+def read_qrels_file(uri: str) -> dict[str, dict[str, int]]:
+    """The same from one file.
+
+    Raises:
+        CorpusError: a line is not query, document and a whole number between tabs, or there is none.
+    """
     qrels: dict[str, dict[str, int]] = {}
     with open_stream(uri) as stream, io.TextIOWrapper(stream, "utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):

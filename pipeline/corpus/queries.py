@@ -141,7 +141,8 @@ def _query(place: str, number: int, row: Mapping[str, Any]) -> Query:
         isinstance(item, str) and _is_utf8(item) for item in excluded
     ):
         raise CorpusError(f"{place}: excluded_ids is {excluded!r}; expected a list of strings, each valid Unicode")
-    return Query(str(id), text, tuple(item for item in excluded if item != _NONE_EXCLUDED))
+    task = row["task"] if isinstance(row.get("task"), str) else ""
+    return Query(str(id), text, tuple(item for item in excluded if item != _NONE_EXCLUDED), task)
 
 
 def _is_utf8(text: str) -> bool:

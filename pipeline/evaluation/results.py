@@ -72,6 +72,7 @@ class Comparison:
         num_queries: Queries compared.
         better: Of them, how many gained.
         worse: How many lost.
+        corrected_p_value: By Holm, over all comparisons that are reported together.
     """
 
     collection: str
@@ -83,6 +84,7 @@ class Comparison:
     num_queries: int
     better: int
     worse: int
+    corrected_p_value: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

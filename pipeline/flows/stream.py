@@ -93,7 +93,8 @@ def stream(
         schema: Of the documents table.
     """
     pool, window = settings.pool, settings.read.window_documents
-    _configure(window)
+    # small blocks, so that the first window reaches an encoder long before its shard is read
+    configure_data(min(max(window * _BLOCK_BYTES_PER_DOCUMENT, _MIN_BLOCK_BYTES), _MAX_BLOCK_BYTES))
     encoder = {
         "encoder": settings.read.encoder,
         "device": pool.device,
@@ -125,13 +126,16 @@ def stream(
             yield json.loads(text)
 
 
-def _configure(window: int) -> None:
-    """Ray Data's defaults that do not suit long runs on clusters that come and go."""
+def configure_data(block_bytes: int) -> None:
+    """Ray Data's defaults that do not suit long runs on clusters that come and go.
+
+    Args:
+        block_bytes: Of a block at most, about.
+    """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # small blocks, so that the first window reaches an encoder long before its shard is read
-    context.target_max_block_size = min(max(window * _BLOCK_BYTES_PER_DOCUMENT, _MIN_BLOCK_BYTES), _MAX_BLOCK_BYTES)
+    context.target_max_block_size = block_bytes
     context.execution_options.preserve_order = False
     context.actor_init_retry_on_errors = True
     context.max_errored_blocks = 0

@@ -50,8 +50,28 @@ def load_backbone(
     return model.to(device).eval()
 
 
-def _load(checkpoint: Checkpoint, *, dtype: torch.dtype, allow_remote_code: bool) -> nn.Module:
-    auto = AutoModel if checkpoint.adapter is None or checkpoint.kind == "encoder" else AutoModelForCausalLM
+def load_causal(checkpoint: Checkpoint, *, device: torch.device, dtype: str, allow_remote_code: bool) -> nn.Module:
+    """The decoder with its LM head, in evaluation mode, an adapter merged in; it gets no row for `<emb_token>`.
+
+    Args:
+        checkpoint: A decoder's files.
+        device: Where it is to live.
+        dtype: "float32" or "bfloat16".
+        allow_remote_code: Passed to transformers.
+
+    Raises:
+        ModelError: transformers cannot load it.
+    """
+    model = _load(checkpoint, dtype=DTYPES[dtype], allow_remote_code=allow_remote_code, with_head=True)
+    if checkpoint.adapter is not None:
+        _merge_adapter(model, checkpoint.adapter)  # in place, below the head or with it
+    model.requires_grad_(False)
+    return model.to(device).eval()
+
+
+def _load(checkpoint: Checkpoint, *, dtype: torch.dtype, allow_remote_code: bool, with_head: bool = False) -> nn.Module:
+    plain = not with_head and (checkpoint.adapter is None or checkpoint.kind == "encoder")
+    auto = AutoModel if plain else AutoModelForCausalLM
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # it reports an LM head that is left out on purpose

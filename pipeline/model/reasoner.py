@@ -11,8 +11,8 @@ from typing import Protocol
 
 from pipeline.errors import SettingsError
 from pipeline.model.reasoning import ReasonerBundle
+from pipeline.query_settings import SamplingSettings
 from pipeline.records import FinishReason
-from pipeline.settings import SamplingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,4 +93,4 @@ def load_reasoner(bundle: ReasonerBundle, *, device: str, threads: int | None = 
         from pipeline.model.endpoint import EndpointReasoner
 
         return EndpointReasoner(bundle)
-    raise SettingsError(f"there is no engine {engine!r}; write transformers, vllm or openai")
+    raise SettingsError(f"engine {engine} generates nothing; write transformers, vllm or openai to have it done")

@@ -5,21 +5,23 @@ This is all that a look-up in the cache needs. `reasoner.load_reasoner` turns a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.errors import SettingsError
-from pipeline.fingerprint import ReasonerIdentity
+from pipeline.fingerprint import IMPORTED_SAMPLING, ReasonerIdentity, imported_reasoner, trajectory_key
 from pipeline.model.checkpoint import Checkpoint, resolve
 from pipeline.model.endpoint_address import checked_base
 from pipeline.model.identity import digest_adapter, digest_weights
 from pipeline.model.tokenizer import TextTokenizer, load_tokenizer
 from pipeline.prompts import Prompt, reasoning_instruction, reasoning_prompt
+from pipeline.query_settings import ReasonSettings
 from pipeline.records import Query
-from pipeline.settings import ModelSettings, ReasonSettings
+from pipeline.settings import ModelSettings
 
 # An endpoint is given ids of the encoder's tokenizer, as it serves that model; plumbing needs no model of its own.
 _TOKENIZER_OF = "default"
+# Engines whose weights are not ours to read.
+_SERVED = ("openai", "imported", "echo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +30,20 @@ class ReasonerBundle:
 
     Attributes:
         settings: As resolved; `model` is never None, `compute_dtype` never "auto".
+        arithmetic: `compute_dtype` as it was asked for: "auto" stands for itself in the fingerprint, so that what a
+            laptop and a cluster wrote with one model is one cache.
         checkpoint: Its files; for an endpoint the encoder's, whose tokenizer spells the prompt ids.
         allow_remote_code: Passed to transformers.
         source: The model's name as people know it.
     """
 
     settings: ReasonSettings
+    arithmetic: str
     checkpoint: Checkpoint
     allow_remote_code: bool
     source: str
     _prompts: dict[str, Prompt] = field(default_factory=dict, repr=False)
-    _digests: dict[str, str] = field(default_factory=dict, repr=False)
+    _fingerprints: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -68,23 +73,32 @@ class ReasonerBundle:
 
     def fingerprint(self, query: Query) -> str:
         """Of the model and the instruction that reason about this query."""
-        prompt = self.prompt(query)
-        served = self.settings.engine in ("openai", "echo")
-        identity = ReasonerIdentity(
-            weights=f"{self.settings.engine}:{self.source}" if served else self._digest("weights", digest_weights),
-            adapter=self._digest("adapter", digest_adapter) if self.checkpoint.adapter else "",
+        engine = self.settings.engine
+        instruction = "" if engine == "imported" else self.instruction(query)
+        if instruction not in self._fingerprints:
+            identity = imported_reasoner(self.source) if engine == "imported" else self._identity(query)
+            self._fingerprints[instruction] = identity.fingerprint
+        return self._fingerprints[instruction]
+
+    def _identity(self, query: Query) -> ReasonerIdentity:
+        prompt, served = self.prompt(query), self.settings.engine in _SERVED
+        return ReasonerIdentity(
+            weights=f"{self.settings.engine}:{self.source}" if served else digest_weights(self.checkpoint.folder),
+            adapter=digest_adapter(self.checkpoint.adapter) if self.checkpoint.adapter else "",
             tokenizer="" if served else self.tokenizer.digest,
             prompt=(prompt.prefix, prompt.suffix),
-            compute_dtype="" if served else self.settings.compute_dtype,
+            compute_dtype="" if served else self.arithmetic,
             max_query_tokens=self.settings.max_query_tokens,
         )
-        return identity.fingerprint
 
-    def _digest(self, what: str, digest: Callable[[str], str]) -> str:
-        if what not in self._digests:
-            folder = self.checkpoint.adapter if what == "adapter" else self.checkpoint.folder
-            self._digests[what] = digest(str(folder))
-        return self._digests[what]
+    @property
+    def sampling(self) -> str:
+        """The sampling settings as keys have them; nothing is known of those of an import."""
+        return IMPORTED_SAMPLING if self.settings.engine == "imported" else self.settings.sampling.canonical
+
+    def key(self, query: Query, *, sample: int = 0) -> str:
+        """Under which a query's trajectory is cached."""
+        return trajectory_key(query.text, reasoner=self.fingerprint(query), sampling=self.sampling, sample=sample)
 
 
 def open_reasoner(settings: ReasonSettings, encoder: ModelSettings, *, device: str) -> ReasonerBundle:
@@ -103,10 +117,15 @@ def open_reasoner(settings: ReasonSettings, encoder: ModelSettings, *, device: s
         raise SettingsError("engine openai needs --endpoint URL and --reasoner NAME, the model that it serves")
     if settings.endpoint:
         checked_base(settings.endpoint)
-    served = settings.engine in ("openai", "echo")
+    if settings.engine == "imported" and (not settings.model or settings.num_samples > 1):
+        raise SettingsError(
+            "engine imported needs --reasoner SOURCE, as `t1 cache import --source` named it, and has one trajectory a "
+            "query"
+        )
+    served = settings.engine in _SERVED
     model = settings.model or ("echo" if settings.engine == "echo" else encoder.model)
-    own = settings.model is None or settings.engine == "openai"
-    dtype = settings.compute_dtype
+    own = settings.model is None or settings.engine in ("openai", "imported")
+    dtype = asked = settings.compute_dtype
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" else "float32"
     checkpoint = resolve(
@@ -115,13 +134,13 @@ def open_reasoner(settings: ReasonSettings, encoder: ModelSettings, *, device: s
         adapter=None if served else encoder.adapter if own else settings.adapter,
         allow_remote_code=encoder.allow_remote_code,
     )
-    if checkpoint.kind != "decoder":
+    if checkpoint.kind != "decoder" and settings.engine != "imported":
         raise SettingsError(
             f"{model} cannot reason: it is not a causal decoder; name one that is with --reasoner, such as default"
         )
     settings = settings.model_copy(update={"model": model, "compute_dtype": dtype})
     source = model if served else checkpoint.source
-    bundle = ReasonerBundle(settings, checkpoint, encoder.allow_remote_code, source)
+    bundle = ReasonerBundle(settings, asked, checkpoint, encoder.allow_remote_code, source)
     _check_fits(bundle)
     return bundle
 
@@ -129,7 +148,7 @@ def open_reasoner(settings: ReasonSettings, encoder: ModelSettings, *, device: s
 def _check_fits(bundle: ReasonerBundle) -> None:
     """A served model's positions are its server's to know."""
     settings = bundle.settings
-    if settings.engine in ("openai", "echo"):
+    if settings.engine in _SERVED:
         return
     frame = len(bundle.prompt_ids(Query("", "a")))
     needed = frame + settings.max_query_tokens + settings.sampling.max_tokens

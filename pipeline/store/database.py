@@ -1,4 +1,4 @@
-"""A database folder and its tables: `URI/{documents,trajectories,quarantine,runs}.lance`, as `lancedb.connect` has them.
+"""A database folder and its tables: `URI/{documents,trajectories,quarantine,runs}.lance`, as lancedb lays them out.
 
 Knows where tables are and how to open a version; not what is in them.
 """

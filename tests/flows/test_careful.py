@@ -126,7 +126,8 @@ def test_a_run_survives_a_deadly_document(tmp_path: Path, monkeypatch: pytest.Mo
     write_jsonl(tmp_path / "corpus.jsonl", rows)
     settings = IndexSettings(
         db=str(tmp_path / "db"), corpus=CorpusSettings(uris=(str(tmp_path / "corpus.jsonl"),)),
-        encoder=ModelSettings(model="hashing://16"), pool=PoolSettings(device="cpu", window_documents=10, direct_documents=0),
+        encoder=ModelSettings(model="hashing://16"),
+        pool=PoolSettings(device="cpu", window_documents=10, direct_documents=0),
     )  # fmt: skip
     report = index(settings, quiet=True)
     assert (report.documents_encoded, report.documents_quarantined, report.status) == (29, 1, "published")

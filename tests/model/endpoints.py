@@ -10,8 +10,9 @@ from typing import Any
 from pipeline.model.endpoint import EndpointReasoner
 from pipeline.model.reasoner import Completion, Reasoner, Request
 from pipeline.model.reasoning import ReasonerBundle, open_reasoner
+from pipeline.query_settings import ReasonSettings, SamplingSettings
 from pipeline.retry import Patience
-from pipeline.settings import ModelSettings, ReasonSettings, SamplingSettings
+from pipeline.settings import ModelSettings
 from tests.model.completion_server import Reply, completed
 
 KEY = "sk-Zq81-not-a-real-key"

@@ -13,8 +13,8 @@ import pytest
 from pipeline.model.endpoint import MAX_IN_FLIGHT
 from pipeline.model.endpoint_client import _seconds
 from pipeline.model.reasoner import Completion, Request, load_reasoner
+from pipeline.query_settings import SamplingSettings
 from pipeline.records import FinishReason, Query
-from pipeline.settings import SamplingSettings
 from tests.model.completion_server import TEXT, CompletionServer, Reply, completed, refused
 from tests.model.endpoints import KEY, QUICK, Open, ask, bundle_of, first, only, requests
 

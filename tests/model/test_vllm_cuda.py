@@ -6,8 +6,9 @@ import pytest
 
 from pipeline.model.reasoner import Request, load_reasoner
 from pipeline.model.reasoning import open_reasoner
+from pipeline.query_settings import ReasonSettings, SamplingSettings
 from pipeline.records import FinishReason, Query
-from pipeline.settings import ModelSettings, ReasonSettings, SamplingSettings
+from pipeline.settings import ModelSettings
 
 pytestmark = pytest.mark.gpu
 

@@ -20,8 +20,9 @@ from pipeline.errors import ModelError, SettingsError
 from pipeline.model.reasoner import Completion, Request, load_reasoner
 from pipeline.model.reasoning import ReasonerBundle, open_reasoner
 from pipeline.model.vllm_engine import VllmReasoner, _adapter_rank
+from pipeline.query_settings import ReasonSettings, SamplingSettings
 from pipeline.records import FinishReason
-from pipeline.settings import ModelSettings, ReasonSettings, SamplingSettings
+from pipeline.settings import ModelSettings
 
 
 class RefusedByVllm(Exception):

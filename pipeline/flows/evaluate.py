@@ -1,0 +1,223 @@
+"""Judged collections to measured modes: the flow behind `t1 eval`. No Ray; searching is handed in.
+
+BRIGHT's procedure (arXiv 2407.12883): rank every document, drop those that a query excludes, keep the best 1,000,
+measure nDCG@10 with pytrec_eval on binary judgements, mean over queries. BEIR's is the same without exclusions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import __version__
+from pipeline.corpus.collections import Collection, find_collections, hash_qrels, hash_queries
+from pipeline.errors import CorpusError, SettingsError
+from pipeline.evaluation.compare import compare_modes, mean_by_collection
+from pipeline.evaluation.measures import MEASURES, in_measured_order, per_query
+from pipeline.evaluation.results import Evaluation, QueryResult, ShownHit
+from pipeline.evaluation.run_files import run_lines
+from pipeline.records import Query
+from pipeline.storage import join, open_filesystem
+from pipeline.store.search import Hit
+
+__all__ = ["Collection", "Found", "Outputs", "Searching", "evaluate", "find_collections", "write_rows"]
+
+TOP_K = 1_000
+_NUM_SHOWN = 10
+_SHOWN_CHARS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one query found.
+
+    Attributes:
+        hits: Best first, one a document.
+        seconds: Of searching, without reasoning.
+        trajectory: What was written about the query; "" where the mode does not reason.
+        reasoning_tokens: Tokens of it.
+        fell_back: The mode reasons, and this query was searched without.
+    """
+
+    hits: Sequence[Hit]
+    seconds: float = 0.0
+    trajectory: str = ""
+    reasoning_tokens: int = 0
+    fell_back: bool = False
+
+
+class Searching(Protocol):
+    """A table that answers in several modes."""
+
+    def search(self, queries: list[Query], mode: str, top_k: int) -> list[Found]:
+        """The best documents of each query; `excluded_ids` may be among them, and are asked for in `top_k`."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """What answered: number of documents, version of the table, fingerprints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What is written while it runs, so that what was found stays found.
+
+    Attributes:
+        runs: Folder or URI of run files, `COLLECTION.MODE.trec`; "" for none.
+        say: Hears a sentence after every collection and mode.
+    """
+
+    runs: str = ""
+    say: Callable[[str], None] = lambda sentence: None
+
+
+def evaluate(
+    collections: Sequence[Collection],
+    open_searching: Callable[[Collection], Searching],
+    *,
+    modes: Sequence[str],
+    measures: Sequence[str] = MEASURES,
+    top_k: int = TOP_K,
+    outputs: Outputs | None = None,
+) -> Evaluation:
+    """Measures every mode on every collection.
+
+    Args:
+        collections: From `find_collections`.
+        open_searching: The table of a collection's documents; asked once a collection.
+        modes: The first is what the others are compared with.
+        measures: Names as ir-measures spells them, the main one first.
+        top_k: Documents of a ranking that count, after the excluded ones are dropped.
+        outputs: What is written on the way.
+
+    Raises:
+        SettingsError: no mode or no measure, or an unknown one.
+        CorpusError: a collection has no query that is judged.
+        UserError: an id cannot stand in a run file.
+    """
+    if not modes or not measures or len(set(modes)) < len(modes):
+        raise SettingsError(f"modes {list(modes)}, measures {list(measures)}; expected at least one of each, once")
+    per_query({}, {}, measures)  # a misspelt one is said before anything is searched
+    outputs = outputs or Outputs()
+    results: list[QueryResult] = []
+    facts: dict[str, dict[str, Any]] = {}
+    for collection in collections:
+        queries, qrels = _judged(collection)
+        searching = open_searching(collection)
+        facts[collection.name] = _facts(collection, queries, qrels) | dict(searching.facts())
+        for mode in modes:
+            found = searching.search(queries, mode, top_k + max(len(query.excluded_ids) for query in queries))
+            rankings = {q.id: _ranking(q, f, top_k) for q, f in zip(queries, found, strict=True)}
+            values = per_query(rankings, qrels, measures)
+            rows = [
+                _result((collection.name, mode), q, f, rankings[q.id], values[q.id], qrels[q.id])
+                for q, f in zip(queries, found, strict=True)
+            ]
+            results += rows
+            _write_run(outputs.runs, collection.name, mode, rankings)
+            mean = sum(row.measures[measures[0]] for row in rows) / len(rows)
+            outputs.say(f"{collection.name}: {mode}: {measures[0]} {mean:.4f} over {len(rows)} queries")
+    return _summary(results, facts, modes=modes, measures=measures, top_k=top_k)
+
+
+def _judged(collection: Collection) -> tuple[list[Query], dict[str, dict[str, int]]]:
+    qrels = collection.qrels()
+    queries = [query for query in collection.queries() if query.id in qrels]
+    if not queries:
+        raise CorpusError(f"no query of {collection.name} is judged; expected the same ids in queries and judgements")
+    asked = {query.id for query in queries}
+    if missing := sorted(set(qrels) - asked):
+        raise CorpusError(f"{collection.name} has judgements of {len(missing)} queries that are not there, such as "
+                          f"{missing[0]!r}; expected the queries that belong to these judgements")  # fmt: skip
+    return queries, qrels
+
+
+def _ranking(query: Query, found: Found, top_k: int) -> dict[str, float]:
+    excluded = set(query.excluded_ids)
+    scores: dict[str, float] = {}
+    for hit in found.hits:
+        if hit.id not in excluded:
+            scores[hit.id] = max(hit.score, scores.get(hit.id, hit.score))
+    return dict(in_measured_order(scores, top_k))
+
+
+def _result(
+    source: tuple[str, str], query: Query, found: Found, ranking: Mapping[str, float], values: Mapping[str, float],
+    judged: Mapping[str, int],
+) -> QueryResult:  # fmt: skip
+    collection, mode = source
+    first = {hit.id: hit for hit in reversed(found.hits)}
+    shown = [first[name] for name in list(ranking)[:_NUM_SHOWN]]
+    return QueryResult(
+        collection, query.id, query.text, mode, dict(values),
+        hits=tuple(
+            ShownHit(hit.id, hit.title, hit.text[:_SHOWN_CHARS], ranking[hit.id], judged.get(hit.id)) for hit in shown
+        ),
+        seconds=found.seconds, trajectory=found.trajectory, reasoning_tokens=found.reasoning_tokens,
+        fell_back=found.fell_back,
+    )  # fmt: skip
+
+
+def _facts(collection: Collection, queries: Sequence[Query], qrels: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    return {
+        "num_queries": len(queries),
+        "num_judgements": sum(len(found) for found in qrels.values()),
+        "queries_hash": hash_queries(queries),
+        "qrels_hash": hash_qrels(qrels),
+        "revision": collection.revision,
+        "is_long": collection.is_long,
+        "task": collection.task,
+    }
+
+
+def _summary(
+    results: Sequence[QueryResult], facts: Mapping[str, Mapping[str, Any]], *, modes: Sequence[str],
+    measures: Sequence[str], top_k: int,
+) -> Evaluation:  # fmt: skip
+    costs = {}
+    for mode in modes:
+        rows = [row for row in results if row.mode == mode]
+        num = max(len(rows), 1)
+        costs[mode] = {
+            "seconds_a_query": sum(row.seconds for row in rows) / num,
+            "reasoning_tokens_a_query": sum(row.reasoning_tokens for row in rows) / num,
+            "num_fell_back": sum(row.fell_back for row in rows),
+        }
+    return Evaluation(
+        tuple(measures), tuple(modes), facts, tuple(results),
+        comparisons=compare_modes(results, modes=modes, measure=measures[0]),
+        means=mean_by_collection(results, measures), costs=costs,
+        facts={"at": datetime.now(UTC).isoformat(timespec="seconds"), "package_version": __version__, "top_k": top_k},
+    )  # fmt: skip
+
+
+def _write_run(folder: str, collection: str, mode: str, rankings: Mapping[str, Mapping[str, float]]) -> None:
+    if not folder:
+        return
+    text = "".join(run_lines(rankings, tag=f"t1-{mode}"))
+    name = re.sub(r"[^\w.-]", "_", collection)
+    fs, path = open_filesystem(join(folder, f"{name}.{mode}.trec"))
+    fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+    fs.pipe_file(path, text.encode())
+
+
+def write_rows(evaluation: Evaluation, uri: str) -> None:
+    """One Parquet row a query and mode, each measure a column of its name.
+
+    Args:
+        evaluation: What was found.
+        uri: Of the file, which is replaced.
+    """
+    rows = [
+        {"collection": r.collection, "query_id": r.query_id, "mode": r.mode, **r.measures, "seconds": r.seconds,
+         "reasoning_tokens": r.reasoning_tokens, "fell_back": r.fell_back, "trajectory": r.trajectory}
+        for r in evaluation.results
+    ]  # fmt: skip
+    fs, path = open_filesystem(uri)
+    fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+    with fs.open(path, "wb") as file:
+        pq.write_table(pa.Table.from_pylist(rows), file)

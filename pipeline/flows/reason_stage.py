@@ -1,0 +1,78 @@
+"""The stage of a reasoning run as Ray Data sees it: an actor with a reasoner and an encoder in it.
+
+Called by the reasoning flow. What it does lies in `thinking`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from pipeline.flows.thinking import Thinker, Wanted, encode_reasoned
+from pipeline.model.bundle import open_bundle
+from pipeline.model.load import load_encoder
+from pipeline.model.reasoner import load_reasoner
+from pipeline.model.reasoning import ReasonerBundle, open_reasoner
+from pipeline.query_settings import ReasonSettings
+from pipeline.records import FinishReason, Query
+from pipeline.settings import ModelSettings
+from pipeline.store.database import Database
+from pipeline.store.trajectories import Cached, TrajectoryCache
+
+
+class ReasonStage:
+    """An actor round a `Thinker`: positions of batches in, an account of each out."""
+
+    def __init__(
+        self, db: str, reason: ReasonSettings, encoder: ModelSettings, device: str, *, threads: int | None, **refs: Any
+    ) -> None:
+        self._cache = TrajectoryCache(Database.at(db))
+        self._bundle: ReasonerBundle = open_reasoner(reason, encoder, device=device)
+        self._batch = reason.batch_queries
+        self._wanted: list[Wanted] = ray.get(refs["wanted"])
+        self._bare: list[tuple[str, Query, str]] = ray.get(refs["bare"])
+        model = open_bundle(encoder, device=device)
+        self._encoder = (load_encoder(model, device=device, threads=threads), model)
+        self._thinker = None
+        if self._wanted:
+            reasoner = load_reasoner(self._bundle, device=device, threads=threads)
+            self._thinker = Thinker(self._cache, self._bundle, reasoner, self._encoder)
+        self._ready_at = time.time()
+
+    def __call__(self, batch: dict[str, Any]) -> pa.Table:
+        """One batch of trajectories, generated or encoded."""
+        rows = []
+        for kind, begin in zip(batch["kind"].tolist(), batch["begin"].tolist(), strict=True):
+            rows.append(self._generate(begin) if kind == "generate" else self._encode(begin))
+        return pa.Table.from_pylist([row | {"ready_at": self._ready_at} for row in rows])
+
+    def _generate(self, begin: int) -> dict[str, Any]:
+        assert self._thinker is not None
+        wanted = self._wanted[begin : begin + self._batch]
+        # a batch that comes again, as its actor died, has been written in part; so has what another run works on
+        known = self._cache.find([one.key for one in wanted])
+        made = list(self._thinker.think([one for one in wanted if one.key not in known]))
+        return _account(made)
+
+    def _encode(self, begin: int) -> dict[str, Any]:
+        part = self._bare[begin : begin + self._batch]
+        encoder, model = self._encoder
+        vectors = encode_reasoned(encoder, model, self._bundle, [(query, text) for _, query, text in part])
+        by_key = {key: vector for (key, *_), vector in zip(part, vectors, strict=True) if vector is not None}
+        self._cache.set_vectors(by_key, encoder=model.identity.fingerprint)
+        return _account([])
+
+
+def _account(made: Sequence[Cached]) -> dict[str, Any]:
+    failed = [row.trajectory for row in made if row.trajectory.finish_reason is FinishReason.ERROR]
+    return {
+        "num_generated": len(made) - len(failed),
+        "num_retried": sum(row.trajectory.num_attempts > 1 for row in made),
+        "num_failed": len(failed),
+        "num_tokens": sum(row.trajectory.num_tokens for row in made),
+        "detail": failed[0].text if failed else "",
+    }

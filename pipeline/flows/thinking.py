@@ -1,0 +1,155 @@
+"""Queries to trajectories and vectors, and both into the cache as they finish.
+
+A reasoner and an encoder in one process. Knows nothing of Ray; called by the reasoning flow's actors and by searches.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.model.bundle import ModelBundle
+from pipeline.model.encoder import Encoder
+from pipeline.model.reasoner import Completion, Reasoner, Request
+from pipeline.model.reasoning import ReasonerBundle
+from pipeline.query_settings import SamplingSettings
+from pipeline.records import FinishReason, Query, Trajectory
+from pipeline.store.trajectories import Cached, TrajectoryCache
+
+# The second attempt at a query that came to nothing: what was likeliest has been tried.
+RETRY_TEMPERATURE = 0.7
+# Written at least so often: what a kill loses is in flight or this young. Each write is a commit, some 30 ms.
+_FLUSH_TRAJECTORIES = 16
+_FLUSH_SECONDS = 2.0
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One trajectory that is not there yet: of which query, which sample, under which key."""
+
+    query: Query
+    sample: int
+    key: str
+
+
+def encode_reasoned(
+    encoder: Encoder, bundle: ModelBundle, reasoner: ReasonerBundle, pairs: Sequence[tuple[Query, str]]
+) -> list[Vector | None]:
+    """Vectors of queries with their trajectories, float32 [dim] each; None where it cannot be encoded.
+
+    Args:
+        encoder: Whose vectors the documents have.
+        bundle: Its model.
+        reasoner: Knows what the model was told.
+        pairs: A query and the text of a usable trajectory.
+    """
+    bodies = [
+        np.asarray(bundle.reasoned_body(query.text, text, instruction=reasoner.instruction(query)), np.int32)
+        for query, text in pairs
+    ]
+    if not bodies:
+        return []
+    encoded = encoder.encode(bodies, role="reasoned")
+    return [None if i in encoded.failures else vector for i, vector in enumerate(encoded.vectors)]
+
+
+class Thinker:
+    """Generates, encodes and caches; threads may share it.
+
+    Args:
+        cache: Where trajectories go.
+        bundle: What is asked of the reasoner.
+        reasoner: From `load_reasoner`.
+        encoder: Of the table's vectors, with its bundle.
+    """
+
+    def __init__(
+        self, cache: TrajectoryCache, bundle: ReasonerBundle, reasoner: Reasoner, encoder: tuple[Encoder, ModelBundle]
+    ) -> None:
+        self._cache = cache
+        self._bundle = bundle
+        self._reasoner = reasoner
+        self._encoder, self._encoder_bundle = encoder
+        # an actor has two batches in flight, so that the reasoner is busy when one of them ends
+        self._encoding = threading.Lock()
+
+    def think(self, wanted: Sequence[Wanted], *, deadline_s: float | None = None) -> Iterator[Cached]:
+        """Trajectories with their vectors, once they are in the cache; each at most once.
+
+        One that was cut or is empty is tried a second time, and then kept as it is, without a vector. One that the
+        engine gave up is yielded with `FinishReason.ERROR`, its text saying why, and not kept.
+
+        Args:
+            wanted: Not in the cache yet.
+            deadline_s: Seconds after which generating stops; what is unfinished then is left out.
+
+        Raises:
+            ModelError: the engine broke down.
+        """
+        end = None if deadline_s is None else time.monotonic() + deadline_s
+        again: list[Wanted] = []
+        yield from self._attempt(wanted, 1, end, again)
+        if again and (end is None or time.monotonic() < end):
+            yield from self._attempt(again, 2, end, [])
+
+    def _attempt(
+        self, wanted: Sequence[Wanted], attempt: int, end: float | None, again: list[Wanted]
+    ) -> Iterator[Cached]:
+        requests = [self._request(one, attempt) for one in wanted]
+        done: list[tuple[Wanted, Completion]] = []
+        flushed = time.monotonic()
+        completions = self._reasoner.generate(requests)
+        for position, completion in completions:
+            one = wanted[position]
+            if attempt == 1 and completion.finish_reason in (FinishReason.LENGTH, FinishReason.EMPTY):
+                again.append(one)
+            else:
+                done.append((one, completion))
+            if len(done) >= _FLUSH_TRAJECTORIES or (done and time.monotonic() - flushed > _FLUSH_SECONDS):
+                yield from self._keep(done, attempt)
+                done, flushed = [], time.monotonic()
+            if end is not None and time.monotonic() > end:
+                break
+        close = getattr(completions, "close", None)
+        if close is not None:
+            close()  # takes what is unfinished out of the engine
+        yield from self._keep(done, attempt)
+
+    def _request(self, one: Wanted, attempt: int) -> Request:
+        sampling = self._bundle.settings.sampling
+        if attempt > 1:
+            hotter = max(sampling.temperature, RETRY_TEMPERATURE)
+            sampling = SamplingSettings(**sampling.model_dump() | {"temperature": hotter})
+        # the key holds query, sample and seed; eight of its digits are as good as drawn
+        return Request(self._bundle.prompt_ids(one.query), sampling, seed=int(one.key[:8], 16) + attempt)
+
+    def _keep(self, done: Sequence[tuple[Wanted, Completion]], attempt: int) -> list[Cached]:
+        trajectories = [self._trajectory(one, completion, attempt) for one, completion in done]
+        usable = [i for i, t in enumerate(trajectories) if t.is_usable]
+        pairs = [(done[i][0].query, trajectories[i].text) for i in usable]
+        with self._encoding:
+            encoded = encode_reasoned(self._encoder, self._encoder_bundle, self._bundle, pairs)
+        vectors: Mapping[int, Vector | None] = dict(zip(usable, encoded, strict=True))
+        encoder = self._encoder_bundle.identity.fingerprint
+        rows = [
+            Cached(trajectory, vectors.get(i), encoder if vectors.get(i) is not None else "")
+            for i, trajectory in enumerate(trajectories)
+        ]
+        self._cache.add([row for row in rows if row.trajectory.finish_reason is not FinishReason.ERROR])
+        return rows
+
+    def _trajectory(self, one: Wanted, completion: Completion, attempt: int) -> Trajectory:
+        text = completion.detail if completion.finish_reason is FinishReason.ERROR else completion.text
+        return Trajectory(
+            key=one.key, query=one.query.text, task=one.query.task, text=text,
+            num_tokens=completion.num_tokens, finish_reason=completion.finish_reason,
+            reasoner=self._bundle.fingerprint(one.query), source=self._bundle.source,
+            sampling=self._bundle.sampling, sample=one.sample, num_attempts=attempt,
+        )  # fmt: skip

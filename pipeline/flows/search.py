@@ -10,7 +10,7 @@ for hit in searcher.search(["how do I parse JSON?"], top_k=5)[0]:
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,25 @@ from pipeline.model.load import load_encoder
 from pipeline.settings import ModelSettings
 from pipeline.store.database import LIVE, Database, Table
 from pipeline.store.schema import read_encoder, read_fingerprint
-from pipeline.store.search import Hit, nearest
+from pipeline.store.search import Hit, full_text, nearest
 
 __all__ = ["Searcher", "read_queries"]
+
+
+Excluded = Sequence[Collection[str]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which rows count.
+
+    Attributes:
+        where: SQL over id, title, text, shard, num_tokens and metadata.NAME; None for all.
+        exact: Compare every vector, though the table has an index.
+    """
+
+    where: str | None = None
+    exact: bool = False
 
 
 class Searcher:
@@ -111,9 +127,45 @@ class Searcher:
         Raises:
             TableError: the filter cannot be used.
         """
-        left_out = excluded or [()] * len(queries)
-        results = []
-        for vector, ids in zip(self.encode(queries), left_out, strict=True):
-            hits = nearest(self._dataset, vector, top_k=top_k + len(ids), where=where, exact=exact)
-            results.append([hit for hit in hits if hit.id not in ids][:top_k])
-        return results
+        how = Filters(where, exact)
+        return self.find_near(self.encode(queries), top_k=top_k, excluded=excluded, how=how)
+
+    def find_near(
+        self, vectors: NDArray[np.float32], *, top_k: int, excluded: Excluded = None, how: Filters | None = None
+    ) -> list[list[Hit]]:
+        """The nearest documents of each vector, float32 [queries, dim]; the rest as in `search`."""
+        how = how or Filters()
+        return [
+            _without(
+                nearest(self._dataset, vector, top_k=top_k + len(ids), where=how.where, exact=how.exact), ids, top_k
+            )
+            for vector, ids in zip(vectors, excluded or [()] * len(vectors), strict=True)
+        ]
+
+    def find_words(
+        self, queries: Sequence[str], *, top_k: int, excluded: Excluded = None, how: Filters | None = None
+    ) -> list[list[Hit]]:
+        """The documents that share the most telling words with each query (BM25); the rest as in `search`.
+
+        Raises:
+            TableError: the table has no full-text index, or the filter cannot be used.
+        """
+        where = how.where if how else None
+        return [
+            _without(full_text(self._dataset, query, top_k=top_k + len(ids), where=where), ids, top_k)
+            for query, ids in zip(queries, excluded or [()] * len(queries), strict=True)
+        ]
+
+    @property
+    def encoder(self) -> Encoder:
+        """What encodes queries; its vectors are comparable with the table's."""
+        return self._encoder
+
+    @property
+    def num_chunks(self) -> int:
+        """Rows of the table."""
+        return int(self._dataset.count_rows())
+
+
+def _without(hits: list[Hit], ids: Collection[str], top_k: int) -> list[Hit]:
+    return [hit for hit in hits if hit.id not in ids][:top_k]

@@ -5,6 +5,7 @@ A reasoner and an encoder in one process. Knows nothing of Ray; called by the re
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,8 +106,7 @@ class Thinker:
         requests = [self._request(one, attempt) for one in wanted]
         done: list[tuple[Wanted, Completion]] = []
         flushed = time.monotonic()
-        completions = self._reasoner.generate(requests)
-        for position, completion in completions:
+        for position, completion in _until(self._reasoner.generate(requests), end):
             one = wanted[position]
             if attempt == 1 and completion.finish_reason in (FinishReason.LENGTH, FinishReason.EMPTY):
                 again.append(one)
@@ -115,11 +115,6 @@ class Thinker:
             if len(done) >= _FLUSH_TRAJECTORIES or (done and time.monotonic() - flushed > _FLUSH_SECONDS):
                 yield from self._keep(done, attempt)
                 done, flushed = [], time.monotonic()
-            if end is not None and time.monotonic() > end:
-                break
-        close = getattr(completions, "close", None)
-        if close is not None:
-            close()  # takes what is unfinished out of the engine
         yield from self._keep(done, attempt)
 
     def _request(self, one: Wanted, attempt: int) -> Request:
@@ -153,3 +148,41 @@ class Thinker:
             reasoner=self._bundle.fingerprint(one.query), source=self._bundle.source,
             sampling=self._bundle.sampling, sample=one.sample, num_attempts=attempt,
         )  # fmt: skip
+
+
+def _until(completions: Iterator[tuple[int, Completion]], end: float | None) -> Iterator[tuple[int, Completion]]:
+    """Completions that come before `end` on the monotonic clock; what comes later is nobody's."""
+    if end is None:
+        yield from completions
+        return
+    results: queue.SimpleQueue[tuple[int, Completion] | BaseException | None] = queue.SimpleQueue()
+    is_late = threading.Event()
+
+    def read() -> None:
+        try:
+            for result in completions:
+                results.put(result)
+                if is_late.is_set():
+                    break
+            results.put(None)
+        except BaseException as error:  # noqa: BLE001  raised again by whoever waits for the results
+            results.put(error)
+        finally:
+            close = getattr(completions, "close", None)
+            if close is not None:
+                close()  # takes what is unfinished out of the engine
+
+    threading.Thread(target=read, name="t1-thinking", daemon=True).start()
+    try:
+        while (left := end - time.monotonic()) > 0:
+            try:
+                result = results.get(timeout=left)
+            except queue.Empty:
+                return
+            if result is None:
+                return
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+    finally:
+        is_late.set()

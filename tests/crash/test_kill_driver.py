@@ -7,7 +7,6 @@ import random
 import pytest
 
 from tests.crash.conftest import NewTrial
-from tests.crash.corpora import write_corpus
 from tests.crash.harness import Table, Trial, assert_as_if_undisturbed
 from tests.crash.points import STEPS
 
@@ -30,7 +29,7 @@ EVENTS_OF_A_RUN = 120
 def _crash(trial: Trial, undisturbed: dict[int, Table], first: list[str], second: list[str]) -> None:
     for edition, points in ((1, first), (2, second)):
         if edition > 1:
-            write_corpus(trial.corpus, edition=edition)
+            trial.begin(edition)
         for point in points:
             assert trial.ends_at(point), f"{point} was not reached{trial.tail()}"
         trial.finishes()
@@ -80,6 +79,6 @@ def test_ten_times_at_any_moment(
         if not died:
             assert_as_if_undisturbed(trial, undisturbed, edition=edition)
             edition = 3 - edition
-            write_corpus(trial.corpus, edition=edition)
+            trial.begin(edition)
     trial.finishes()
     assert_as_if_undisturbed(trial, undisturbed, edition=edition)

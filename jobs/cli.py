@@ -21,6 +21,7 @@ _COMMANDS = {
     "index": ("jobs.index", "Turn a corpus into vectors in a Lance table, check them, publish them as `live`."),
     "reason": ("jobs.reason", "Have a model reason about queries, and keep what it writes."),
     "search": ("jobs.search", "Ask a published table questions."),
+    "eval": ("jobs.eval", "Measure modes of search on BEIR and BRIGHT collections."),
     "publish": ("jobs.publish", "Put a version through the gate and point `live` at it."),
     "rollback": ("jobs.rollback", "Point `live` back at a version that was live before."),
     "verify": ("jobs.verify", "Make every check of the gate on a version, and change nothing."),
@@ -28,6 +29,9 @@ _COMMANDS = {
     "cache": ("jobs.cache", "See, export, prune and import the trajectories that a database keeps."),
     "demo": ("jobs.demo", "Index the documentation of Python itself, and ask it something."),
 }
+
+# Where a function cannot have the command's name.
+_FUNCTIONS = {"eval": "eval_"}
 
 
 class LazyGroup(click.Group):
@@ -42,7 +46,7 @@ class LazyGroup(click.Group):
         if name not in _COMMANDS:
             return None
         module = importlib.import_module(_COMMANDS[name][0])
-        command = getattr(module, name)
+        command = getattr(module, _FUNCTIONS.get(name, name))
         assert isinstance(command, click.Command)
         return command
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -17,16 +18,17 @@ import pyarrow.parquet as pq
 
 from pipeline import __version__
 from pipeline.corpus.collections import Collection, find_collections, hash_qrels, hash_queries
-from pipeline.errors import CorpusError, SettingsError
+from pipeline.errors import CorpusError, SettingsError, StorageError
 from pipeline.evaluation.compare import compare_modes, mean_by_collection
 from pipeline.evaluation.measures import MEASURES, in_measured_order, per_query
+from pipeline.evaluation.report import write_report
 from pipeline.evaluation.results import Evaluation, QueryResult, ShownHit
 from pipeline.evaluation.run_files import run_lines
 from pipeline.records import Query
 from pipeline.storage import join, open_filesystem
 from pipeline.store.search import Hit
 
-__all__ = ["Collection", "Found", "Outputs", "Searching", "evaluate", "find_collections", "write_rows"]
+__all__ = ["Collection", "Found", "Outputs", "Searching", "evaluate", "find_collections", "write_outputs"]
 
 TOP_K = 1_000
 _NUM_SHOWN = 10
@@ -221,3 +223,24 @@ def write_rows(evaluation: Evaluation, uri: str) -> None:
     fs.makedirs(path.rpartition("/")[0], exist_ok=True)
     with fs.open(path, "wb") as file:
         pq.write_table(pa.Table.from_pylist(rows), file)
+
+
+def write_outputs(evaluation: Evaluation, *, rows: str | None, report: str | None) -> None:
+    """Writes what people and programs read.
+
+    Args:
+        evaluation: What was found.
+        rows: URI for `write_rows`; None for none.
+        report: Path of the HTML file; None for none.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    if rows:
+        write_rows(evaluation, rows)
+    if report:
+        try:
+            Path(report).resolve().parent.mkdir(parents=True, exist_ok=True)
+            write_report(evaluation, report)
+        except OSError as error:
+            raise StorageError(f"cannot write the report to {report}: {error}; name another file") from error

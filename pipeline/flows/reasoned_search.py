@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from pipeline.flows.reasoned import Notes
 from pipeline.flows.search import Filters, Searcher
 from pipeline.flows.thinking import Thinker, Vector, encode_reasoned
 from pipeline.model.reasoner import Reasoner, load_reasoner
-from pipeline.model.reasoning import open_reasoner
+from pipeline.model.reasoning import ReasonerBundle, open_reasoner
 from pipeline.query_settings import QuerySettings
 from pipeline.records import Query, Trajectory
 from pipeline.store.database import LIVE, Database
@@ -90,15 +91,23 @@ class ReasonedSearcher:
 
     Attributes:
         searcher: What it searches with.
-        bundle: Of the reasoner.
     """
 
     def __init__(self, searcher: Searcher, settings: QuerySettings, *, device: str) -> None:
         self.searcher = searcher
-        self.bundle = open_reasoner(settings.reason, searcher.bundle.settings, device=device)
+        self._settings = settings
         self._cache = TrajectoryCache(Database.at(settings.db))
         self._device = device
         self._reasoner: Reasoner | None = None
+
+    @cached_property
+    def bundle(self) -> ReasonerBundle:
+        """Of the reasoner; only a search that reasons asks for it, as some tables' models cannot.
+
+        Raises:
+            SettingsError: the model cannot reason.
+        """
+        return open_reasoner(self._settings.reason, self.searcher.bundle.settings, device=self._device)
 
     @classmethod
     def open(cls, settings: QuerySettings, *, device: str = "cpu", version: int | str = LIVE) -> ReasonedSearcher:

@@ -52,7 +52,7 @@ class Searcher:
         bundle: The model, as the table's own settings name it.
     """
 
-    def __init__(self, dataset: Table, bundle: ModelBundle, encoder: Encoder) -> None:
+    def __init__(self, dataset: Table, bundle: ModelBundle, encoder: Encoder | None) -> None:
         self.version = int(dataset.version)
         self.bundle = bundle
         self._dataset = dataset
@@ -67,6 +67,7 @@ class Searcher:
         version: int | str = LIVE,
         instruction: str | None = None,
         model: str | None = None,
+        encodes: bool = True,
     ) -> Searcher:
         """Opens a database for searching.
 
@@ -76,6 +77,7 @@ class Searcher:
             version: A number or tag; `live` by default.
             instruction: What the model is told to do with a query; the table's own when None.
             model: Where the model is, if not where it was when the table was made.
+            encodes: Load the model's weights; words are searched without.
 
         Raises:
             TableError: there is no such table or version.
@@ -96,7 +98,7 @@ class Searcher:
         if device == "cpu" and settings.compute_dtype == "bfloat16":
             # one query in float32 costs little and is nearer to what the documents' encoder meant
             bundle = replace(bundle, settings=settings.model_copy(update={"compute_dtype": "float32"}))
-        return cls(dataset, bundle, load_encoder(bundle, device=device))
+        return cls(dataset, bundle, load_encoder(bundle, device=device) if encodes else None)
 
     def encode(self, queries: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of queries, float32 [queries, dim], unit length; a query too long for the model is cut at its end."""
@@ -104,7 +106,7 @@ class Searcher:
         bodies = [
             np.asarray(ids[:limit], np.int32) for ids in self.bundle.tokenizer.encode([q.strip() for q in queries])
         ]
-        return self._encoder.encode(bodies, role="query").vectors
+        return self.encoder.encode(bodies, role="query").vectors
 
     def search(
         self,
@@ -158,7 +160,13 @@ class Searcher:
 
     @property
     def encoder(self) -> Encoder:
-        """What encodes queries; its vectors are comparable with the table's."""
+        """What encodes queries; its vectors are comparable with the table's.
+
+        Raises:
+            ModelError: it was opened for words alone.
+        """
+        if self._encoder is None:
+            raise ModelError("this searcher was opened for words alone, so it has no encoder")
         return self._encoder
 
     @property

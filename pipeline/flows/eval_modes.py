@@ -1,0 +1,161 @@
+"""A table of a collection's documents that answers in every mode of an evaluation: indexed, reasoned about, searched.
+
+Called by `t1 eval` through `evaluate_collections`; `evaluate` has the procedure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pipeline.corpus.collections import Collection
+from pipeline.errors import CorpusError, SettingsError
+from pipeline.evaluation.results import Evaluation
+from pipeline.flows.evaluate import Found, Outputs, evaluate
+from pipeline.flows.reasoned_search import Answer, How, ReasonedSearcher
+from pipeline.flows.search import Filters, Searcher
+from pipeline.query_settings import QuerySettings
+from pipeline.records import Query
+from pipeline.settings import IndexSettings, ModelSettings
+from pipeline.storage import join
+from pipeline.store.database import LIVE, Database
+from pipeline.store.schema import read_encoder, read_fingerprint
+from pipeline.store.search import Hit
+
+# Every document is compared: an index's misses are not the model's.
+_EXACT = Filters(exact=True)
+MODES: Mapping[str, How] = {
+    "bm25": How(vectors=False, words=True, filters=_EXACT),
+    "plain": How(filters=_EXACT),
+    "reasoned": How("cached", filters=_EXACT),
+    "hybrid": How(words=True, filters=_EXACT),
+    "reasoned-hybrid": How("cached", words=True, filters=_EXACT),
+}
+_QUERIES_AT_ONCE = 32
+_NUM_SHOWN, _SHOWN_CHARS = 10, 600
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSettings:
+    """What an evaluation needs beside its collections.
+
+    Attributes:
+        index: How documents are indexed; `db` is the folder of the tables, one a collection, or the one table there is.
+        query: How queries are reasoned about; `db` is where trajectories are.
+        device: Where queries are encoded, "cpu" or "cuda".
+        indexes: Index what is not; else every table has to be there.
+        generates: Generate trajectories that are not cached.
+    """
+
+    index: IndexSettings
+    query: QuerySettings
+    device: str = "cpu"
+    indexes: bool = True
+    generates: bool = True
+
+
+def evaluate_collections(
+    collections: Sequence[Collection], settings: EvalSettings, *, modes: Sequence[str], outputs: Outputs
+) -> Evaluation:
+    """Measures modes on collections, indexing and reasoning first where that is missing.
+
+    Args:
+        collections: From `find_collections`.
+        settings: How.
+        modes: Keys of `MODES`; the others are compared with the first.
+        outputs: What is written and said on the way.
+
+    Raises:
+        SettingsError: an unknown mode.
+        CorpusError: a collection has no documents here.
+        T1Error: any of `pipeline.errors` from indexing, reasoning or searching.
+    """
+    unknown = [mode for mode in modes if mode not in MODES]
+    if unknown:
+        raise SettingsError(f"there is no mode {unknown[0]!r}; choose from {', '.join(MODES)}")
+    bare = [collection.name for collection in collections if not collection.corpus]
+    if bare:
+        raise CorpusError(f"{', '.join(bare[:12])} have queries and judgements but no documents to search")
+    reasons = any(MODES[mode].reason != "never" for mode in modes)
+
+    def open_searching(collection: Collection) -> TableSearching:
+        return TableSearching.open(collection, settings, reasons=reasons, say=outputs.say)
+
+    found = evaluate(collections, open_searching, modes=modes, outputs=outputs)
+    more = {"index_settings": _facts(settings.index), "query_settings": _facts(settings.query)}
+    return replace(found, facts={**found.facts, **more})
+
+
+def _facts(settings: IndexSettings | QuerySettings) -> dict[str, Any]:
+    return settings.model_dump(mode="json", exclude={"corpus", "publish", "commit"})
+
+
+class TableSearching:
+    """`evaluate.Searching` over one published table."""
+
+    def __init__(self, searcher: ReasonedSearcher, facts: Mapping[str, Any]) -> None:
+        self._searcher = searcher
+        self._facts = facts
+
+    @classmethod
+    def open(cls, collection: Collection, settings: EvalSettings, *, reasons: bool, say: Say) -> TableSearching:
+        """The table of a collection's documents, made when it is not there."""
+        db = settings.index.db
+        if not Database.at(db).exists("documents"):
+            db = join(db, collection.name)
+        if settings.indexes:
+            _index(collection, settings.index.model_copy(update={"db": db}), say)
+        dataset = Database.at(db).open("documents", version=LIVE)
+        encoder = ModelSettings.model_validate_json(read_encoder(dataset.schema))
+        facts = {
+            "num_documents": len(set(dataset.to_table(columns=["id"]).column("id").to_pylist())),
+            "num_chunks": dataset.count_rows(), "table_version": int(dataset.version),
+            "encoder": encoder.model, "encoder_fingerprint": read_fingerprint(dataset.schema),
+        }  # fmt: skip
+        query = settings.query.model_copy(update={"encoder": encoder})
+        if reasons and settings.generates:
+            facts |= _reason(collection, query)
+        searcher = Searcher.open(db, device=settings.device)
+        return cls(ReasonedSearcher(searcher, query, device=settings.device), facts)
+
+    def facts(self) -> Mapping[str, Any]:
+        """As in `evaluate.Searching`."""
+        return self._facts
+
+    def search(self, queries: list[Query], mode: str, top_k: int) -> list[Found]:
+        """As in `evaluate.Searching`."""
+        found: list[Found] = []
+        for begin in range(0, len(queries), _QUERIES_AT_ONCE):
+            part = [replace(query, excluded_ids=()) for query in queries[begin : begin + _QUERIES_AT_ONCE]]
+            found += [_found(answer) for answer in self._searcher.answer(part, top_k=top_k, how=MODES[mode])]
+        return found
+
+
+def _index(collection: Collection, settings: IndexSettings, say: Say) -> None:
+    from pipeline.flows.index import index
+
+    corpus = settings.corpus.model_copy(update={"uris": collection.corpus})
+    report = index(settings.model_copy(update={"corpus": corpus}), quiet=True)
+    say(f"{collection.name}: {report.documents_encoded:,} documents encoded, {report.documents_unchanged:,} unchanged")
+
+
+def _reason(collection: Collection, settings: QuerySettings) -> dict[str, Any]:
+    from pipeline.flows.reason import reason
+
+    judged = collection.qrels()
+    report = reason(settings, [query for query in collection.queries() if query.id in judged])
+    return {"reasoning": asdict(report)}
+
+
+def _found(answer: Answer) -> Found:
+    """With the texts of the hits that a report shows; the rest are names and scores."""
+    hits = [_shorten(hit, rank) for rank, hit in enumerate(answer.hits)]
+    tokens = sum(trajectory.num_tokens for trajectory in answer.trajectories)
+    return Found(hits, answer.seconds, answer.trajectory, tokens, answer.fell_back)
+
+
+def _shorten(hit: Hit, rank: int) -> Hit:
+    return replace(hit, text=hit.text[:_SHOWN_CHARS] if rank < 3 * _NUM_SHOWN else "", metadata="{}")

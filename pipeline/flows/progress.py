@@ -14,13 +14,14 @@ _PLAIN_INTERVAL_S = 15.0
 
 
 class Reporter:
-    """Says one thing at a time: a sentence, or how far the encoding is."""
+    """Says one thing at a time: a sentence, or how far the work is."""
 
     def __init__(self, console: Console, progress: Progress | None) -> None:
         self._console = console
         self._progress = progress
-        self._task = progress.add_task("encoding", total=None, visible=False, note="") if progress else None
+        self._task = progress.add_task("", total=None, visible=False, note="") if progress else None
         self._total = 0
+        self._what = "documents"
         self._begin = time.monotonic()
         self._said = self._begin
 
@@ -28,18 +29,20 @@ class Reporter:
         """One plain sentence on stderr."""
         self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
-    def start(self, total: int) -> None:
-        """Encoding begins; `total` documents are to come."""
-        self._total = total
+    def start(self, total: int, what: str = "documents") -> None:
+        """Work begins; so many documents, or whatever else, are to come."""
+        self._total, self._what = total, what
         self._begin = self._said = time.monotonic()
         if self._progress is not None and self._task is not None:
-            self._progress.reset(self._task, total=total, visible=True)
+            self._progress.reset(self._task, total=total, visible=True, description=what)
 
     def advance(self, num_documents: int, *, num_tokens: int, num_slots: int, num_quarantined: int) -> None:
         """How far it is, counted from `start`."""
         elapsed = max(time.monotonic() - self._begin, 1e-9)
         rate = num_tokens / elapsed
-        note = f"{rate:,.0f} tokens/s, {num_slots / max(num_tokens, 1):.2f} slots a token"
+        note = f"{rate:,.0f} tokens/s"
+        if num_slots:
+            note += f", {num_slots / max(num_tokens, 1):.2f} slots a token"
         if num_quarantined:
             note += f", {num_quarantined} quarantined"
         if self._progress is not None and self._task is not None:
@@ -47,7 +50,7 @@ class Reporter:
         elif time.monotonic() - self._said >= _PLAIN_INTERVAL_S:
             self._said = time.monotonic()
             left = elapsed / max(num_documents, 1) * (self._total - num_documents)
-            self.say(f"encoded {num_documents:,} of {self._total:,} documents, {note}, about {_duration(left)} left")
+            self.say(f"{num_documents:,} of {self._total:,} {self._what} done, {note}, about {_duration(left)} left")
 
 
 def _duration(seconds: float) -> str:

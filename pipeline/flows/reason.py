@@ -39,7 +39,10 @@ def encoder_of(settings: QuerySettings) -> ModelSettings:
     """The settings of the encoder that the database's live table has vectors of; the settings' own without a table."""
     database = Database.at(settings.db)
     if database.live_version() is None:
-        return settings.encoder
+        encoder, device = settings.encoder, settings.reason.pool.device
+        # without a table nobody says which arithmetic its vectors will have
+        usual = "bfloat16" if device == "cuda" else "float32"
+        return encoder.model_copy(update={"compute_dtype": usual}) if encoder.compute_dtype == "auto" else encoder
     return ModelSettings.model_validate_json(read_encoder(database.open("documents", version=LIVE).schema))
 
 
@@ -62,7 +65,7 @@ def reason(settings: QuerySettings, queries: Sequence[Query], *, quiet: bool = F
     notes.look_up(cache)
     report = ReasonReport(bundle.source, len(queries), notes.num_distinct, num_cached=len(notes.found))
     report.reasoners = sorted({bundle.fingerprint(query) for query in queries})
-    fingerprint = open_bundle(encoder, device=_device_of(settings)).identity.fingerprint
+    fingerprint = open_bundle(encoder, device="cpu").identity.fingerprint
     with reporting(quiet=quiet) as reporter:
         missing, bare = notes.missing(), notes.without_vector(fingerprint)
         if missing and settings.reason.engine == "imported":
@@ -77,12 +80,6 @@ def reason(settings: QuerySettings, queries: Sequence[Query], *, quiet: bool = F
         for sentence in report.sentences():
             reporter.say(sentence)
     return report
-
-
-def _device_of(settings: QuerySettings) -> str:
-    """What is known of the device before a cluster is asked."""
-    device = settings.reason.pool.device
-    return "cpu" if device == "auto" else device
 
 
 def _count(report: ReasonReport, notes: Notes, num_queries: int) -> None:
@@ -105,7 +102,7 @@ def _generate(
             f"{report.source}: {len(missing):,} of {report.num_trajectories:,} trajectories to generate, {len(bare):,} "
             f"to encode, on {pool.describe().replace('encoder', 'reasoner')}"
         )
-        reporter.start(len(missing))
+        reporter.start(len(missing), "trajectories")
         configure_data(_BLOCK_BYTES)
         batch = settings.reason.batch_queries
         strategy = ray.data.ActorPoolStrategy(
@@ -137,4 +134,4 @@ def _take(rows: list[dict[str, Any]], report: ReasonReport, reporter: Reporter, 
         report.num_tokens += row["num_tokens"]
         if row["detail"]:
             reporter.say(f"a query was given up: {row['detail']}")
-    reporter.advance(report.num_generated, num_tokens=report.num_tokens, num_slots=report.num_tokens, num_quarantined=0)
+    reporter.advance(report.num_generated, num_tokens=report.num_tokens, num_slots=0, num_quarantined=0)

@@ -25,7 +25,7 @@ from pipeline.flows.thinking import Thinker, Vector, encode_reasoned
 from pipeline.model.reasoner import Reasoner, load_reasoner
 from pipeline.model.reasoning import ReasonerBundle, open_reasoner
 from pipeline.query_settings import QuerySettings
-from pipeline.records import Query, Trajectory
+from pipeline.records import FinishReason, Query, Trajectory
 from pipeline.store.database import LIVE, Database
 from pipeline.store.fusion import fuse
 from pipeline.store.search import Hit
@@ -149,7 +149,7 @@ class ReasonedSearcher:
         return [
             Answer(
                 query, hits[i], notes.trajectories(i) if notes else [], bool(notes) and reasoned[i] is None,
-                _note(notes, i) if notes and reasoned[i] is None else "",
+                _note(notes, i, how) if notes and reasoned[i] is None else "",
                 {hit.id: rank for rank, hit in enumerate(before[i], 1)} if before else {}, shared,
             )
             for i, query in enumerate(queries)
@@ -165,9 +165,12 @@ class ReasonedSearcher:
         missing = notes.missing()
         if how.reason == "cached" or not missing or self.bundle.settings.engine == "imported":
             return notes
+        end = begin + how.deadline_s if how.reason == "auto" else None
+        if end is not None and time.monotonic() >= end:
+            return notes
         if self._reasoner is None:
             self._reasoner = load_reasoner(self.bundle, device=self._device)
-        left = how.deadline_s - (time.monotonic() - begin) if how.reason == "auto" else None
+        left = None if end is None else end - time.monotonic()
         thinker = Thinker(self._cache, self.bundle, self._reasoner, (self.searcher.encoder, self.searcher.bundle))
         if left is None or left > 0:
             notes.add(thinker.think(missing, deadline_s=left))
@@ -199,7 +202,14 @@ class ReasonedSearcher:
         return [fuse(of_query, top_k=top_k) for of_query in zip(*rankings, strict=True)]
 
 
-def _note(notes: Notes, position: int) -> str:
+def _note(notes: Notes, position: int, how: How) -> str:
     """Why a query has no vector of its own reasoning."""
     found = notes.trajectories(position)
-    return f"its trajectory ended as {found[0].finish_reason}" if found else "no trajectory of it is there"
+    if not found:
+        late = f", and none was written within {how.deadline_s:g} s" if how.reason == "auto" else ""
+        return f"no trajectory of it is there{late}"
+    last = found[0]
+    if last.is_usable:
+        return "its trajectory could not be encoded"
+    why = f": {last.text}" if last.finish_reason is FinishReason.ERROR and last.text else ""
+    return f"its trajectory ended as {last.finish_reason}{why}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import t1
+from pipeline.query_settings import QuerySettings, load_query_settings
 from pipeline.settings import IndexSettings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -47,3 +48,8 @@ def test_the_example_config_shows_the_defaults() -> None:
     shown = load_settings(str(ROOT / "infra" / "configs" / "index.toml"), {})
     defaults = IndexSettings(db=shown.db)
     assert shown.model_copy(update={"corpus": shown.corpus.model_copy(update={"uris": ()})}) == defaults
+
+
+def test_the_example_config_shows_the_defaults_of_the_query_side() -> None:
+    shown = load_query_settings(str(ROOT / "infra" / "configs" / "index.toml"), {})
+    assert shown == QuerySettings(db=shown.db)

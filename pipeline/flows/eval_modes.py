@@ -43,10 +43,11 @@ class EvalSettings:
     """What an evaluation needs beside its collections.
 
     Attributes:
-        index: How documents are indexed; `db` is the folder of the tables, one a collection, or the one table there is.
+        index: How documents are indexed; `db` is the folder of the tables, one a collection, or a database, whose
+            table is searched as it is.
         query: How queries are reasoned about; `db` is where trajectories are.
         device: Where queries are encoded, "cpu" or "cuda".
-        indexes: Index what is not; else every table has to be there.
+        indexes: Index what is not, and what changed; else every table has to be there.
         generates: Generate trajectories that are not cached.
     """
 
@@ -70,7 +71,7 @@ def evaluate_collections(
 
     Raises:
         SettingsError: an unknown mode.
-        CorpusError: a collection has no documents here.
+        CorpusError: a collection has no documents here, or two have one name, which is that of a table.
         T1Error: any of `pipeline.errors` from indexing, reasoning or searching.
     """
     unknown = [mode for mode in modes if mode not in MODES]
@@ -79,6 +80,9 @@ def evaluate_collections(
     bare = [collection.name for collection in collections if not collection.corpus]
     if bare:
         raise CorpusError(f"{', '.join(bare[:12])} have queries and judgements but no documents to search")
+    names = [collection.name for collection in collections]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise CorpusError(f"{', '.join(twice)} came more than once; expected collections of different names, each once")
     reasons = any(MODES[mode].reason != "never" for mode in modes)
 
     def open_searching(collection: Collection) -> TableSearching:
@@ -102,12 +106,16 @@ class TableSearching:
 
     @classmethod
     def open(cls, collection: Collection, settings: EvalSettings, *, reasons: bool, say: Say) -> TableSearching:
-        """The table of a collection's documents, made when it is not there."""
+        """The table of a collection's documents, made when it is not there.
+
+        A database that was named itself is searched as it is: indexing a collection into it would delete what else it
+        holds.
+        """
         db = settings.index.db
         if not Database.at(db).exists("documents"):
             db = join(db, collection.name)
-        if settings.indexes:
-            _index(collection, settings.index.model_copy(update={"db": db}), say)
+            if settings.indexes:
+                _index(collection, settings.index.model_copy(update={"db": db}), say)
         dataset = Database.at(db).open("documents", version=LIVE)
         encoder = ModelSettings.model_validate_json(read_encoder(dataset.schema))
         facts = {

@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from pipeline import errors
 from pipeline.flows.cluster import choose_device, connected, size_pool
 from pipeline.flows.progress import Reporter, reporting
 from pipeline.flows.reason_report import ReasonReport
@@ -126,8 +127,11 @@ def _generate(
 
 def _take(rows: list[dict[str, Any]], report: ReasonReport, reporter: Reporter, *, begin: float) -> None:
     for row in rows:
+        if row["failure"]:
+            raise getattr(errors, row["failure"])(row["detail"])
         if not report.startup_seconds:
             report.startup_seconds = max(0.0, row["ready_at"] - time.time() + time.monotonic() - begin)
+        report.num_cached += row["num_found"]
         report.num_generated += row["num_generated"]
         report.num_retried += row["num_retried"]
         report.num_failed += row["num_failed"]

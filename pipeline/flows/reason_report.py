@@ -12,7 +12,8 @@ class ReasonReport:
     Attributes:
         num_queries: Asked about, repeated ones included.
         num_trajectories: Distinct ones that they have, samples included.
-        num_cached: Of these, found in the cache.
+        num_cached: Of these, found in the cache, at first or when their turn came: another run, or an actor of this one
+            that died, may have written them meanwhile.
         num_generated: Written by this run, whatever they came to.
         num_retried: Of these, tried a second time.
         num_failed: Given up by the engine; not cached.

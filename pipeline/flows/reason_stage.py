@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from pipeline.errors import T1Error
 from pipeline.flows.thinking import Thinker, Wanted, encode_reasoned
 from pipeline.model.bundle import open_bundle
 from pipeline.model.load import load_encoder
@@ -35,19 +36,35 @@ class ReasonStage:
         self._batch = reason.batch_queries
         self._wanted: list[Wanted] = ray.get(refs["wanted"])
         self._bare: list[tuple[str, Query, str]] = ray.get(refs["bare"])
+        self._thinker: Thinker | None = None
+        self._failure: T1Error | None = None
+        try:
+            self._load(encoder, device, threads)
+        except T1Error as error:
+            # Ray starts an actor that raises here again and again; an endpoint that is absent stays absent
+            self._failure = error.with_traceback(None)
+        self._ready_at = time.time()
+
+    def _load(self, encoder: ModelSettings, device: str, threads: int | None) -> None:
         model = open_bundle(encoder, device=device)
         self._encoder = (load_encoder(model, device=device, threads=threads), model)
-        self._thinker = None
         if self._wanted:
             reasoner = load_reasoner(self._bundle, device=device, threads=threads)
             self._thinker = Thinker(self._cache, self._bundle, reasoner, self._encoder)
-        self._ready_at = time.time()
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
-        """One batch of trajectories, generated or encoded."""
+        """One batch of trajectories, generated or encoded; what went wrong is part of the account."""
         rows = []
         for kind, begin in zip(batch["kind"].tolist(), batch["begin"].tolist(), strict=True):
-            rows.append(self._generate(begin) if kind == "generate" else self._encode(begin))
+            failure = self._failure
+            try:
+                if failure is None:
+                    rows.append(self._generate(begin) if kind == "generate" else self._encode(begin))
+            except T1Error as error:
+                failure = error
+            if failure is not None:
+                # raised here it would reach the driver as an error of Ray's, a hundred lines long
+                rows.append(_account([]) | {"failure": type(failure).__name__, "detail": str(failure)})
         return pa.Table.from_pylist([row | {"ready_at": self._ready_at} for row in rows])
 
     def _generate(self, begin: int) -> dict[str, Any]:
@@ -56,7 +73,7 @@ class ReasonStage:
         # a batch that comes again, as its actor died, has been written in part; so has what another run works on
         known = self._cache.find([one.key for one in wanted])
         made = list(self._thinker.think([one for one in wanted if one.key not in known]))
-        return _account(made)
+        return _account(made) | {"num_found": len(known)}
 
     def _encode(self, begin: int) -> dict[str, Any]:
         part = self._bare[begin : begin + self._batch]
@@ -70,9 +87,11 @@ class ReasonStage:
 def _account(made: Sequence[Cached]) -> dict[str, Any]:
     failed = [row.trajectory for row in made if row.trajectory.finish_reason is FinishReason.ERROR]
     return {
+        "num_found": 0,
         "num_generated": len(made) - len(failed),
         "num_retried": sum(row.trajectory.num_attempts > 1 for row in made),
         "num_failed": len(failed),
         "num_tokens": sum(row.trajectory.num_tokens for row in made),
+        "failure": "",
         "detail": failed[0].text if failed else "",
     }

@@ -27,6 +27,7 @@ RETRY_TEMPERATURE = 0.7
 # Written at least so often: what a kill loses is in flight or this young. Each write is a commit, some 30 ms.
 _FLUSH_TRAJECTORIES = 16
 _FLUSH_SECONDS = 2.0
+_TRIED_AGAIN = (FinishReason.LENGTH, FinishReason.EMPTY)
 
 Vector = NDArray[np.float32]
 
@@ -106,15 +107,21 @@ class Thinker:
         requests = [self._request(one, attempt) for one in wanted]
         done: list[tuple[Wanted, Completion]] = []
         flushed = time.monotonic()
-        for position, completion in _until(self._reasoner.generate(requests), end):
-            one = wanted[position]
-            if attempt == 1 and completion.finish_reason in (FinishReason.LENGTH, FinishReason.EMPTY):
-                again.append(one)
-            else:
-                done.append((one, completion))
-            if len(done) >= _FLUSH_TRAJECTORIES or (done and time.monotonic() - flushed > _FLUSH_SECONDS):
-                yield from self._keep(done, attempt)
-                done, flushed = [], time.monotonic()
+        try:
+            for result in _until(self._reasoner.generate(requests), end):
+                if result is not None:
+                    one, completion = wanted[result[0]], result[1]
+                    if attempt == 1 and completion.finish_reason in _TRIED_AGAIN:
+                        again.append(one)
+                    else:
+                        done.append((one, completion))
+                if len(done) >= _FLUSH_TRAJECTORIES or (done and time.monotonic() - flushed > _FLUSH_SECONDS):
+                    rows, done = done, []
+                    yield from self._keep(rows, attempt)
+                    flushed = time.monotonic()
+        except (Exception, GeneratorExit):
+            self._keep(done, attempt)  # paid for, though nobody is told
+            raise
         yield from self._keep(done, attempt)
 
     def _request(self, one: Wanted, attempt: int) -> Request:
@@ -150,35 +157,28 @@ class Thinker:
         )  # fmt: skip
 
 
-def _until(completions: Iterator[tuple[int, Completion]], end: float | None) -> Iterator[tuple[int, Completion]]:
-    """Completions that come before `end` on the monotonic clock; what comes later is nobody's."""
-    if end is None:
-        yield from completions
+def _until(completions: Iterator[tuple[int, Completion]], end: float | None) -> Iterator[tuple[int, Completion] | None]:
+    """Completions that come before `end` on the monotonic clock; None whenever none came for `_FLUSH_SECONDS`.
+
+    What comes later is nobody's. What came in time is handed over, however late that is.
+    """
+    if end is not None and time.monotonic() >= end:
         return
     results: queue.SimpleQueue[tuple[int, Completion] | BaseException | None] = queue.SimpleQueue()
     is_late = threading.Event()
-
-    def read() -> None:
-        try:
-            for result in completions:
-                results.put(result)
-                if is_late.is_set():
-                    break
-            results.put(None)
-        except BaseException as error:  # noqa: BLE001  raised again by whoever waits for the results
-            results.put(error)
-        finally:
-            close = getattr(completions, "close", None)
-            if close is not None:
-                close()  # takes what is unfinished out of the engine
-
-    threading.Thread(target=read, name="t1-thinking", daemon=True).start()
+    threading.Thread(target=_read, args=(completions, results, is_late), name="t1-thinking", daemon=True).start()
     try:
-        while (left := end - time.monotonic()) > 0:
+        while True:
+            left = _FLUSH_SECONDS if end is None else end - time.monotonic()
+            if left <= 0:
+                is_late.set()
             try:
-                result = results.get(timeout=left)
+                result = results.get(timeout=min(left, _FLUSH_SECONDS)) if left > 0 else results.get_nowait()
             except queue.Empty:
-                return
+                if left <= 0:
+                    return
+                yield None
+                continue
             if result is None:
                 return
             if isinstance(result, BaseException):
@@ -186,3 +186,23 @@ def _until(completions: Iterator[tuple[int, Completion]], end: float | None) -> 
             yield result
     finally:
         is_late.set()
+
+
+def _read(
+    completions: Iterator[tuple[int, Completion]],
+    results: queue.SimpleQueue[tuple[int, Completion] | BaseException | None],
+    is_late: threading.Event,
+) -> None:
+    """Hands completions over until it is late; None after the last, an error in the place of what it kept away."""
+    try:
+        for result in completions:
+            results.put(result)
+            if is_late.is_set():
+                break
+        results.put(None)
+    except BaseException as error:  # noqa: BLE001  raised again by whoever waits for the results
+        results.put(error)
+    finally:
+        close = getattr(completions, "close", None)
+        if close is not None:
+            close()  # takes what is unfinished out of the engine

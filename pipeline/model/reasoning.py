@@ -134,6 +134,11 @@ def open_reasoner(settings: ReasonSettings, encoder: ModelSettings, *, device: s
         adapter=None if served else encoder.adapter if own else settings.adapter,
         allow_remote_code=encoder.allow_remote_code,
     )
+    if checkpoint.kind != "decoder" and settings.engine == "openai":
+        raise SettingsError(
+            f"engine openai is sent token ids of the encoder's tokenizer, which that of {encoder.model} cannot be: it "
+            "is not a causal decoder; reason with another engine, or index with a decoder"
+        )
     if checkpoint.kind != "decoder" and settings.engine != "imported":
         raise SettingsError(
             f"{model} cannot reason: it is not a causal decoder; name one that is with --reasoner, such as default"

@@ -1,7 +1,6 @@
 """The report, as a reader meets it: in a real browser."""
 
 import base64
-import dataclasses
 import gzip
 import json
 import os
@@ -12,13 +11,7 @@ import pytest
 
 from pipeline.evaluation.report import build_payload, pack_payload, render_report, write_report
 from tests.evaluation.example import COLLECTIONS, MEASURES, MODES, NASTY, make_evaluation
-
-READY = "document.getElementById('main')?.getAttribute('aria-busy') === 'false'"
-TABLE = (
-    "[...document.querySelectorAll('#table tbody tr')]"
-    ".map(r => [...r.querySelectorAll('.value')].map(v => v.textContent))"
-)
-SHOWN = "document.getElementById('count').textContent"
+from tests.evaluation.reading import READY, SHOWN, expected_table, read_table
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +29,6 @@ def report(page, evaluation, tmp_path):
     assert page.complaints() == []
     assert page.requests() == [path.resolve().as_uri()]
     assert page.evaluate("window.ran === undefined"), "a text of a document was run"
-
-
-def expected_table(evaluation, measure):
-    rows = [[evaluation.means[mode][c][measure] for mode in MODES] for c in COLLECTIONS]
-    rows.append([sum(column) / len(COLLECTIONS) for column in zip(*rows, strict=True)])
-    return rows
-
-
-def read_table(page):
-    return [[float(value) for value in row] for row in page.evaluate(TABLE)]
 
 
 def test_the_table_shows_the_means_and_the_best_of_each_row(report, evaluation):
@@ -169,17 +152,6 @@ def test_the_keyboard_walks_over_list_and_plot(report):
     assert report.evaluate("state.query === shown[2]")
 
 
-def test_a_full_benchmark_keeps_few_rows_in_the_page(page, tmp_path):
-    path = tmp_path / "large.html"
-    write_report(make_evaluation(queries_each=350), path)
-    page.open(path, READY)
-    assert page.evaluate(SHOWN) == "1,400 of 1,400 queries"
-    assert page.evaluate("document.querySelectorAll('.row').length") < 40
-    page.evaluate("document.getElementById('list').scrollTop = 1e9")
-    page.wait("document.getElementById(`row-${shown.at(-1)}`) !== null")
-    assert page.complaints() == []
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_fits_a_desk_and_a_phone_in_both_colour_schemes(report, scheme, width):
@@ -201,31 +173,6 @@ def test_the_payload_survives_the_page_and_holds_each_text_once(evaluation):
     assert json.loads(gzip.decompress(base64.b64decode(found))) == json.loads(json.dumps(payload))
     assert len(payload["texts"]) == len(set(payload["texts"]))
     assert pack_payload(payload) == pack_payload(build_payload(evaluation))
-
-
-def test_values_that_are_not_numbers_become_dashes(page, evaluation, tmp_path):
-    first = dataclasses.replace(evaluation.results[0], measures={"nDCG@10": float("nan")}, seconds=float("inf"))
-    means = evaluation.means | {"plain": {}}
-    broken = dataclasses.replace(evaluation, results=(first, *evaluation.results[1:]), means=means)
-    write_report(broken, tmp_path / "broken.html")
-    page.open(tmp_path / "broken.html", READY)
-    assert [row[1] for row in page.evaluate(TABLE)] == ["–"] * 5
-    assert page.complaints() == []
-
-
-def test_a_report_with_one_mode_or_nothing_at_all_still_opens(page, evaluation, tmp_path):
-    alone = dataclasses.replace(
-        evaluation,
-        modes=("bm25",),
-        results=tuple(r for r in evaluation.results if r.mode == "bm25"),
-        comparisons=(),
-        costs={},
-    )
-    nothing = dataclasses.replace(alone, results=(), collections={}, means={}, facts={})
-    for name, what in (("alone", alone), ("nothing", nothing)):
-        write_report(what, tmp_path / f"{name}.html")
-        page.open(tmp_path / f"{name}.html", READY)
-        assert page.complaints() == []
 
 
 def test_an_old_report_is_replaced_whole_and_nothing_is_left_beside_it(evaluation, tmp_path):

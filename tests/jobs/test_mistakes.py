@@ -87,6 +87,47 @@ def test_options(t1: Any, tmp_path: Path, arguments: list[str], part: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["no query was given", "--file"]),
+        (["   "], ["no query was given"]),
+        (["--file", "-"], ["stdin"]),
+        (["--engine", "openai", "--reasoner", "m", "why?"], ["--endpoint"]),
+        (["--engine", "openai", "--endpoint", "http://host:8000/v1", "why?"], ["--reasoner"]),
+        (["--engine", "openai", "--endpoint", "nonsense", "--reasoner", "m", "why?"], ["--endpoint", "http://"]),
+        (["--reasoner", "minilm", "why?"], ["minilm cannot reason", "--reasoner"]),
+        (
+            ["--engine", "openai", "--endpoint", "http://host:1/v1", "--reasoner", "m", "--model", "minilm", "why?"],
+            ["tokenizer", "minilm"],
+        ),
+        (["--engine", "imported", "why?"], ["--reasoner SOURCE"]),
+        (["--engine", "imported", "--reasoner", "s", "--samples", "2", "why?"], ["one trajectory a query"]),
+        (["--engine", "echo", "why?"], ["--engine", "transformers"]),
+        (["--temperature", "9", "why?"], ["reason.sampling.temperature", "9"]),
+        (["--max-tokens", "100000", "why?"], ["--max-tokens", "positions"]),
+        (["--file", "absent.jsonl"], ["absent.jsonl"]),
+    ],
+)
+def test_reason(t1: Any, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
+    _one_sentence(t1("reason", "--db", tmp_path / "db", *arguments), *parts)
+    assert not (tmp_path / "db").exists()
+
+
+@pytest.mark.parametrize(
+    ("toml", "part"),
+    [
+        ('[reason]\ncolour = "red"\n', "reason.colour"),
+        ("[reason.sampling]\nbeams = 4\n", "reason.sampling.beams"),
+        ('[reason]\nengine = "oracle"\n', "reason.engine"),
+        ("[reasons]\nnum_samples = 2\n", "reasons"),
+    ],
+)
+def test_settings_of_reason(t1: Any, tmp_path: Path, toml: str, part: str) -> None:
+    (tmp_path / "t1.toml").write_text(toml)
+    _one_sentence(t1("reason", "--db", tmp_path / "db", "--settings", tmp_path / "t1.toml", "why?"), part)
+
+
+@pytest.mark.parametrize(
     ("toml", "part"),
     [
         ("db = [broken", "not valid TOML"),

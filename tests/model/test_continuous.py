@@ -80,6 +80,7 @@ def test_greedy_is_what_generate_gives_alone(bundle: ReasonerBundle, reasoner: C
             assert completion.num_tokens == request.sampling.max_tokens
 
 
+@pytest.mark.slow
 def test_the_default_model_too_ends_its_own_turn() -> None:
     settings = ReasonSettings(batch_queries=2, max_query_tokens=64, sampling=SamplingSettings(max_tokens=24))
     bundle = open_reasoner(settings, ModelSettings(), device="cpu")

@@ -44,6 +44,10 @@ function meanOf(mode, collection) {
 function overall(mode) {
   return average(data.collections.map((_, index) => meanOf(mode, index)).filter(known));
 }
+// A mean over fewer collections than there are is of other queries: it is marked, and compared with no other.
+const numCovered = (mode) => data.collections.filter((_, index) => known(meanOf(mode, index))).length;
+const coversAll = (mode) => numCovered(mode) === data.collections.length;
+const coverText = (mode) => (coversAll(mode) || numCovered(mode) === 0 ? null : `${numCovered(mode)} of ${data.collections.length} collections`);
 function comparisonOf(mode, collection) {
   return data.comparisons.find((c) => c.mode === mode && c.baseline === 0 && c.collection === collection && c.measure === state.measure);
 }
@@ -57,13 +61,15 @@ function drawSegments(box, names, chosen, choose, mark) {
 function cell(mode, collection, best) {
   const value = collection === null ? overall(mode) : meanOf(mode, collection);
   const change = mode === 0 ? null : changeText(mode, collection, value);
-  return el("td", { class: known(value) && value === best ? "best" : null, title: change?.title }, el("span", { class: "value" }, decimal(value)),
-    mode === 0 ? null : " ", mode === 0 ? null : el("span", { class: "change" }, change.text));
+  const covers = collection === null ? coverText(mode) : null;
+  return el("td", { class: known(value) && value === best && !covers ? "best" : null, title: change?.title }, el("span", { class: "value" }, decimal(value)),
+    covers ? el("span", { class: "covers" }, covers) : null, mode === 0 ? null : " ", mode === 0 ? null : el("span", { class: "change" }, change.text));
 }
 function changeText(mode, collection, value) {
   const first = collection === null ? overall(0) : meanOf(0, collection);
   const test = comparisonOf(mode, collection === null ? -1 : collection);
-  if (!known(value) || !known(first)) return { text: "", title: null };
+  const comparable = collection !== null || (coversAll(0) && coversAll(mode));
+  if (!known(value) || !known(first) || !comparable) return { text: "", title: null };
   const title = test ? `${test.better} queries gained and ${test.worse} lost, of ${test.num_queries}; p = ${known(test.p_value) ? test.p_value.toPrecision(2) : "unknown"}` : null;
   return { text: signed(value - first) + " " + stars(test?.p_value), title };
 }
@@ -71,7 +77,8 @@ function changeText(mode, collection, value) {
 function drawTable() {
   const modes = data.modes.map((_, mode) => mode);
   const rowOf = (heading, collection, kind) => {
-    const values = modes.map((mode) => (collection === null ? overall(mode) : meanOf(mode, collection))).filter(known);
+    const rivals = collection === null ? modes.filter(coversAll) : modes;
+    const values = rivals.map((mode) => (collection === null ? overall(mode) : meanOf(mode, collection))).filter(known);
     const best = values.length ? Math.max(...values) : null;
     return el("tr", { class: kind }, el("th", { scope: "row" }, heading), ...modes.map((mode) => cell(mode, collection, best)));
   };
@@ -84,7 +91,7 @@ function drawTable() {
     + "Two-sided paired test over queries: * p < 0.05, ** p < 0.01, *** p < 0.001; in the last row over the queries of all collections together. Not corrected for the number of comparisons.";
   byId("cards").replaceChildren(...modes.map((mode) => {
     const change = mode === 0 ? "the baseline" : changeText(mode, data.collections.length > 1 ? null : 0, overall(mode)).text;
-    const card = el("div", { class: "card" }, modeMark(mode), data.modes[mode], el("b", null, decimal(overall(mode))), el("small", null, change));
+    const card = el("div", { class: "card" }, modeMark(mode), data.modes[mode], el("b", null, decimal(overall(mode))), el("small", null, [coverText(mode), change].filter(Boolean).join(", ")));
     card.style.borderTopColor = modeColor(mode);
     return card;
   }));
@@ -133,7 +140,7 @@ async function start() {
   await load();
   const collections = byId("collection");
   collections.append(el("option", { value: "" }, "all"), ...data.collections.map((name) => el("option", { value: name }, name)));
-  const means = data.modes.map((_, mode) => overall(mode) ?? -1);
+  const means = data.modes.map((_, mode) => (overall(mode) ?? -1) - (coversAll(mode) ? 0 : 1));
   state.mode = data.modes.length > 1 ? means.indexOf(Math.max(...means.slice(1)), 1) : 0;
   state.right = state.mode;
   byId("filters").addEventListener("submit", (event) => event.preventDefault());

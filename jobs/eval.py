@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -51,7 +52,7 @@ def eval_(folders: tuple[str, ...], modes: tuple[str, ...], quiet: bool, **optio
     from pipeline.flows.eval_modes import EvalSettings, evaluate_collections
     from pipeline.flows.evaluate import Outputs, find_collections, write_outputs
 
-    found = [
+    collections = [
         collection
         for folder in folders
         for collection in find_collections(
@@ -62,8 +63,11 @@ def eval_(folders: tuple[str, ...], modes: tuple[str, ...], quiet: bool, **optio
         index, query, device=device, indexes=not options["no_index"], generates=not options["no_generate"]
     )
     outputs = Outputs(options["runs"], say=sayer(quiet=quiet))
-    evaluation = evaluate_collections(found, settings, modes=modes or ("bm25", "plain"), outputs=outputs)
-    write_outputs(evaluation, rows=options["rows"], report=options["report"])
+    evaluation = evaluate_collections(collections, settings, modes=modes or ("bm25", "plain"), outputs=outputs)
     if not quiet:
         print_evaluation(evaluation, say=partial(click.echo, err=True))
-    click.echo(json.dumps({"measures": evaluation.measures, "means": evaluation.means, "costs": evaluation.costs}))
+    # before any file: a path that cannot be written loses nothing
+    named = ("measures", "means", "costs", "collections", "facts")
+    found = {name: getattr(evaluation, name) for name in named}
+    click.echo(json.dumps(found | {"comparisons": [asdict(row) for row in evaluation.comparisons]}))
+    write_outputs(evaluation, rows=options["rows"], report=options["report"])

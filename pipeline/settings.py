@@ -224,5 +224,8 @@ def _explain(error: ValidationError) -> str:
         shown = (
             "" if item["type"] in {"missing", "extra_forbidden"} or not item["loc"] else f" (found {item['input']!r})"
         )
+        if item["type"] == "missing" and name == "db":
+            parts.append("no database was named; pass --db FOLDER or URI, or write db in the settings file")
+            continue
         parts.append(f"{name}: {item['msg'].removeprefix('Value error, ')}{shown}")
     return "; ".join(parts)

@@ -56,7 +56,7 @@ def test_settings_do_not_change() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({}, "db: Field required"),
+        ({}, "no database was named; pass --db"),
         ({"db": "d", "corpus.colour": "red"}, "corpus.colour: Extra inputs are not permitted"),
         ({"db": "d", "colour": "red"}, "colour: Extra inputs are not permitted"),
         ({"db": "d", "corpus.limit": 0}, r"corpus\.limit: .*greater than or equal to 1 \(found 0\)"),

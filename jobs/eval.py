@@ -67,7 +67,7 @@ def eval_(folders: tuple[str, ...], modes: tuple[str, ...], quiet: bool, **optio
     if not quiet:
         print_evaluation(evaluation, say=partial(click.echo, err=True))
     # before any file: a path that cannot be written loses nothing
-    named = ("measures", "means", "costs", "collections", "facts")
-    found = {name: getattr(evaluation, name) for name in named}
+    shown = ("measures", "means", "costs", "collections", "facts")
+    found = {name: getattr(evaluation, name) for name in shown}
     click.echo(json.dumps(found | {"comparisons": [asdict(row) for row in evaluation.comparisons]}))
     write_outputs(evaluation, rows=options["rows"], report=options["report"])

@@ -12,7 +12,7 @@ from pipeline.flows.compare import PlanSummary
 from pipeline.flows.failures import root_cause
 from pipeline.flows.guards import check_deletions, check_quarantine
 from pipeline.flows.report import RunReport
-from pipeline.flows.stream import _configure
+from pipeline.flows.stream import configure_data
 
 
 def _report(**counts: int) -> RunReport:
@@ -90,7 +90,7 @@ def test_an_error_of_ones_own_comes_back_from_a_worker() -> None:
         def __call__(self, batch: Any) -> Any:
             return batch
 
-    _configure(64)
+    configure_data(2**20)
     failing = [
         lambda: ray.get(fail.remote()),
         lambda: ray.data.range(1).map_batches(read_fails).take_all(),

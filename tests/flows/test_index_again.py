@@ -149,7 +149,7 @@ def test_another_encoder_is_built_beside_and_swapped(folder: Path) -> None:
 def test_an_encoder_that_was_given_up_costs_the_old_one_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = _live(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(index_module, "_encode", _interrupt)
+        patch.setattr(index_module, "encode_selected", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             _run(folder, encoder__model="hashing://32")
     assert (_live(folder), len(_texts(folder))) == (before, 8)

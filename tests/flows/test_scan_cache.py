@@ -161,7 +161,7 @@ def test_a_run_that_is_killed_leaves_nothing_wrong(folder: Path, monkeypatch: py
         if step == "store":
             patch.setattr(CorpusScan, "store", _interrupt)
         else:
-            patch.setattr(index_module, "_encode", _interrupt)
+            patch.setattr(index_module, "encode_selected", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             _run(folder)
     assert _counts(_run(folder)) == {"read": 7, "encoded": 1, "unchanged": 5, "quarantined": 1}

@@ -37,7 +37,8 @@ SHAPE: dict[str, Any] = {
 
 def paths(encoder: DecoderEncoder) -> tuple[bool, bool, bool, bool]:
     """Whether it packs, trims the last layer, caches the prefix, and uses oneDNN."""
-    cached = {prefix is not None for prefix in encoder._prefixes.values()}
+    # "reasoned" has no constant prefix: each task brings its own
+    cached = {encoder._prefixes[role] is not None for role, frame in encoder.frames.items() if frame.prefix}
     assert len(cached) == 1
     return (
         encoder.packs,

@@ -60,7 +60,12 @@ def eval_(folders: tuple[str, ...], modes: tuple[str, ...], quiet: bool, **optio
         )
     ]
     settings = EvalSettings(
-        index, query, device=device, indexes=not options["no_index"], generates=not options["no_generate"]
+        index,
+        query,
+        device=device,
+        indexes=not options["no_index"],
+        generates=not options["no_generate"],
+        quiet=quiet,
     )
     outputs = Outputs(options["runs"], say=sayer(quiet=quiet))
     evaluation = evaluate_collections(collections, settings, modes=modes or ("bm25", "plain"), outputs=outputs)

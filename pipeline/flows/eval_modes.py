@@ -14,6 +14,7 @@ from pipeline.errors import CorpusError, SettingsError
 from pipeline.evaluation.results import Evaluation
 from pipeline.flows.evaluate import Found, Outputs, evaluate
 from pipeline.flows.reasoned_search import Answer, How, ReasonedSearcher
+from pipeline.flows.report import RunReport
 from pipeline.flows.search import Filters, Searcher
 from pipeline.query_settings import QuerySettings
 from pipeline.records import Query
@@ -49,6 +50,7 @@ class EvalSettings:
         device: Where queries are encoded, "cpu" or "cuda".
         indexes: Index what is not, and what changed; else every table has to be there.
         generates: Generate trajectories that are not cached.
+        quiet: Indexing and reasoning say nothing on stderr.
     """
 
     index: IndexSettings
@@ -56,6 +58,7 @@ class EvalSettings:
     device: str = "cpu"
     indexes: bool = True
     generates: bool = True
+    quiet: bool = False
 
 
 def evaluate_collections(
@@ -115,7 +118,9 @@ class TableSearching:
         if not Database.at(db).exists("documents"):
             db = join(db, collection.name)
             if settings.indexes:
-                _index(collection, settings.index.model_copy(update={"db": db}), say)
+                report = _index(collection, settings.index.model_copy(update={"db": db}), quiet=settings.quiet)
+                encoded, unchanged = report.documents_encoded, report.documents_unchanged
+                say(f"{collection.name}: {encoded:,} documents encoded, {unchanged:,} unchanged")
         dataset = Database.at(db).open("documents", version=LIVE)
         encoder = ModelSettings.model_validate_json(read_encoder(dataset.schema))
         facts = {
@@ -125,7 +130,7 @@ class TableSearching:
         }  # fmt: skip
         query = settings.query.model_copy(update={"encoder": encoder})
         if reasons and settings.generates:
-            facts |= _reason(collection, query)
+            facts |= _reason(collection, query, quiet=settings.quiet)
         searcher = Searcher.open(db, device=settings.device)
         return cls(ReasonedSearcher(searcher, query, device=settings.device), facts)
 
@@ -142,19 +147,18 @@ class TableSearching:
         return found
 
 
-def _index(collection: Collection, settings: IndexSettings, say: Say) -> None:
+def _index(collection: Collection, settings: IndexSettings, *, quiet: bool) -> RunReport:
     from pipeline.flows.index import index
 
     corpus = settings.corpus.model_copy(update={"uris": collection.corpus})
-    report = index(settings.model_copy(update={"corpus": corpus}), quiet=True)
-    say(f"{collection.name}: {report.documents_encoded:,} documents encoded, {report.documents_unchanged:,} unchanged")
+    return index(settings.model_copy(update={"corpus": corpus}), quiet=quiet)
 
 
-def _reason(collection: Collection, settings: QuerySettings) -> dict[str, Any]:
+def _reason(collection: Collection, settings: QuerySettings, *, quiet: bool) -> dict[str, Any]:
     from pipeline.flows.reason import reason
 
     judged = collection.qrels()
-    report = reason(settings, [query for query in collection.queries() if query.id in judged])
+    report = reason(settings, [query for query in collection.queries() if query.id in judged], quiet=quiet)
     return {"reasoning": asdict(report)}
 
 

@@ -20,6 +20,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Wor
 from pipeline.flows.scan import is_small
 from pipeline.flows.stages import EncodeStage, read_and_tokenise, write_fragments
 from pipeline.flows.stream import StreamSettings
+from pipeline.model.checkpoint import HASHING_SCHEME
 from pipeline.settings import ModelSettings
 
 _log = logging.getLogger(__name__)
@@ -28,6 +29,10 @@ _log = logging.getLogger(__name__)
 # one, what tokenising alone does in a few seconds.
 _DOCUMENTS = 128
 _HASHING_DOCUMENTS = 20_000
+# And so much text, for documents may be books: a task says nothing until it ends, and one that dies loses all of it.
+# A quarter of a million tokens take a CPU some five minutes.
+_TEXT_BYTES = 2**20
+_HASHING_TEXT_BYTES = 64 * 2**20
 
 Results = list[dict[str, Any]]
 
@@ -47,7 +52,9 @@ def suits_one_task(num_documents: int, *, kind: str, commit_rows: int, most: int
 
 
 def encode_directly(settings: StreamSettings, plan: Any, shards: Sequence[int], *, schema: pa.Schema) -> Results | None:
-    """What each window of fragments says of itself, as `stream` yields it; None where the task's process died.
+    """What each window of fragments says of itself, as `stream` yields it; None where it is left to the pool.
+
+    That is where the shards hold too much, or the task's process died.
 
     Args:
         settings: Of the stages.
@@ -55,7 +62,9 @@ def encode_directly(settings: StreamSettings, plan: Any, shards: Sequence[int], 
         shards: Positions of the shards to read.
         schema: Of the documents table.
     """
-    if not is_small([settings.read.shards[position] for position in shards]):
+    hashing = settings.read.encoder.model.startswith(HASHING_SCHEME)
+    most_bytes = _HASHING_TEXT_BYTES if hashing else _TEXT_BYTES
+    if not is_small([settings.read.shards[position] for position in shards], most_bytes=most_bytes):
         return None
     pool = settings.pool
     task = _encode.options(num_cpus=pool.cpus, num_gpus=pool.gpus or None)

@@ -31,6 +31,7 @@ _MAX_RETRIES = 3
 _IN_FLIGHT_PER_CPU = 4
 # So little is read in this process sooner than a task's own would have started.
 _HERE_BYTES = 64 * 2**20
+_TEXT_A_COMPRESSED_BYTE = 5
 # Rows of the quarantine that are written at once.
 _FLUSH_ROWS = 5_000
 
@@ -180,15 +181,22 @@ def _rejected_before(counts: ScanCounts, limit: int) -> list[Rejected]:
     return [row for row, before in zip(counts.rejected, counts.documents_before, strict=True) if before < limit]
 
 
-def is_small(shards: Sequence[Shard]) -> bool:
-    """Whether reading these shards takes no longer than starting a process for it; never of an unknown size."""
-    return all(shard.size_bytes > 0 for shard in shards) and sum(_piece_bytes(s) for s in shards) <= _HERE_BYTES
+def is_small(shards: Sequence[Shard], *, most_bytes: int = _HERE_BYTES) -> bool:
+    """Whether these shards hold so little; by default, that reading them takes no longer than starting a process.
+
+    Args:
+        shards: One of an unknown size is never small.
+        most_bytes: Of all of them, as text.
+    """
+    known = all(shard.size_bytes > 0 for shard in shards)
+    return known and sum(_piece_bytes(shard) for shard in shards) <= most_bytes
 
 
 def _piece_bytes(shard: Shard) -> int:
-    """Bytes of this piece as stored; of a piece that goes by other units, or to the end, those of the whole."""
-    whole = shard.end is None or shard.format is not Format.JSONL
-    return shard.size_bytes if whole else shard.end - shard.start  # type: ignore[operator]
+    """Bytes of text in this piece, about; of one that goes by other units, or to the end, those of the whole."""
+    if shard.end is not None and shard.format is Format.JSONL:
+        return shard.end - shard.start
+    return shard.size_bytes * (_TEXT_A_COMPRESSED_BYTE if shard.compression else 1)
 
 
 def scan_shard(

@@ -14,6 +14,8 @@ import ray
 from pipeline.flows import direct
 from pipeline.flows.direct import suits_one_task
 from pipeline.flows.index import index
+from pipeline.flows.scan import is_small
+from pipeline.records import Format, Shard
 from tests.flows.corpora import document, settings_for, table_rows, write_jsonl
 
 
@@ -34,6 +36,15 @@ def test_only_what_one_commit_holds(
     num_documents: int, kind: str, commit_rows: int, most: int | None, suits: bool
 ) -> None:
     assert suits_one_task(num_documents, kind=kind, commit_rows=commit_rows, most=most) is suits
+
+
+@pytest.mark.parametrize(
+    ("sizes", "compression", "is_it"),
+    [([100], "", True), ([600, 400], "", True), ([600, 401], "", False), ([201], "gzip", False), ([1, 0], "", False)],
+)
+def test_little_is_a_matter_of_text_and_of_knowing(sizes: list[int], compression: str, is_it: bool) -> None:
+    shards = [Shard(f"f{i}", Format.JSONL, compression, size) for i, size in enumerate(sizes)]
+    assert is_small(shards, most_bytes=1_000) is is_it
 
 
 @pytest.mark.ray

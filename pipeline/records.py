@@ -6,6 +6,7 @@ Knows nothing of files, models, tables or Ray; everybody imports it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -192,22 +193,28 @@ class Trajectory:
 QUARANTINE_TEXT_CHARS = 2_000
 
 
-def _digest(*parts: str) -> bytes:
-    """16-byte BLAKE2b over length-prefixed UTF-8 parts, so that ("a", "b") and ("ab", "") differ."""
-    pieces: list[bytes] = []
-    for part in parts:
-        raw = part.encode("utf-8", "surrogatepass")
-        pieces += (len(raw).to_bytes(8, "little"), raw)
-    return hashlib.blake2b(b"".join(pieces), digest_size=HASH_BYTES).digest()
-
-
 def content_hash(title: str, text: str, metadata: str) -> bytes:
-    """16 bytes that change whenever anything stored of a document changes."""
-    return _digest(title, text, metadata)
+    """16 bytes that change whenever anything stored of a document changes.
+
+    BLAKE2b over length-prefixed UTF-8 parts, so that ("a", "b") and ("ab", "") differ. Written out, as is `id_hash`: a
+    run that finds nothing to do does little else.
+    """
+    one = title.encode("utf-8", "surrogatepass")
+    two = text.encode("utf-8", "surrogatepass")
+    three = metadata.encode("utf-8", "surrogatepass")
+    lengths = [len(part).to_bytes(8, "little") for part in (one, two, three)]
+    whole = b"".join((lengths[0], one, lengths[1], two, lengths[2], three))
+    return hashlib.blake2b(whole, digest_size=HASH_BYTES).digest()
 
 
 def id_hash(document_id: str) -> bytes:
     """16 bytes that stand for a document id in compact arrays."""
-    # as `_digest` would, in half the time: a run that finds nothing to do does little else
     raw = document_id.encode("utf-8", "surrogatepass")
     return hashlib.blake2b(len(raw).to_bytes(8, "little") + raw, digest_size=HASH_BYTES).digest()
+
+
+def id_hashes(ids: Sequence[bytes]) -> bytes:
+    """What `id_hash` gives for each of many ids that are UTF-8 already, end to end, in two thirds of the time."""
+    hash, size = hashlib.blake2b, HASH_BYTES
+    prefixes = {length: length.to_bytes(8, "little") for length in set(map(len, ids))}
+    return b"".join([hash(prefixes[len(raw)] + raw, digest_size=size).digest() for raw in ids])

@@ -17,9 +17,13 @@ from pipeline.flows.cluster import READ_CPUS
 from pipeline.flows.duplicates import holds_new_duplicates
 from pipeline.retry import retrying
 from pipeline.store.database import Database
-from pipeline.store.diff import KnownRows, Plan, ShardScan, decide, read_known
+from pipeline.store.diff import Plan, decide
+from pipeline.store.hashes import ShardScan
+from pipeline.store.known import KnownRows, join_known, read_known
 
 _MAX_RETRIES = 3
+# A second of a core: less is read sooner than a process for it would have started.
+_KNOWN_ROWS_A_TASK = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +59,47 @@ class Comparison:
     fresh: frozenset[int]
 
 
-def start_reading(database: Database, fingerprint: str) -> Any:
-    """Begins to read what the table holds of this encoder, while the corpus is scanned; a reference to `KnownRows`."""
-    return _read_known.remote(database, fingerprint)
+def start_reading(database: Database, fingerprint: str, *, num_cpus: float) -> list[Any]:
+    """Begins to read what the table holds of this encoder, while the corpus is scanned.
+
+    Args:
+        database: Whose documents table.
+        fingerprint: Of the encoder.
+        num_cpus: Of the cluster; tasks leave one to the scan.
+
+    Returns:
+        References to `KnownRows`, whose rows together are the table's; none where it has none.
+    """
+    dataset = retrying(lambda: database.open_fingerprint(fingerprint), what=f"opening {database.documents_uri}")
+    if dataset is None:
+        return []
+    fragments = dataset.get_fragments()
+    parts = divide([fragment.metadata.physical_rows for fragment in fragments], most=max(1, int(num_cpus) - 1))
+    return [
+        _read_known.remote(database, int(dataset.version), [fragments[place].fragment_id for place in part])
+        for part in parts
+    ]
 
 
-def decide_remotely(packs: Sequence[Any], known: Any, how: Comparison) -> tuple[Any, PlanSummary]:
+def divide(rows: Sequence[int], *, most: int) -> list[list[int]]:
+    """Fragments in parts of about as many rows each, as many parts as are worth a task.
+
+    Args:
+        rows: Of each fragment.
+        most: Parts.
+
+    Returns:
+        Places in `rows`, each once, in their order.
+    """
+    counts = np.array(rows, np.int64)
+    total = int(counts.sum())
+    num_parts = min(most, max(1, -(-total // _KNOWN_ROWS_A_TASK)))
+    middles = np.cumsum(counts) - counts / 2
+    part_of = np.minimum(middles * num_parts // max(1, total), num_parts - 1)
+    return [part for number in range(num_parts) if (part := np.flatnonzero(part_of == number).tolist())]
+
+
+def decide_remotely(packs: Sequence[Any], known: Sequence[Any], how: Comparison) -> tuple[Any, PlanSummary]:
     """Compares the scans with the table in a task of its own.
 
     Args:
@@ -71,19 +110,19 @@ def decide_remotely(packs: Sequence[Any], known: Any, how: Comparison) -> tuple[
     Returns:
         A reference to the `Plan`, and its counts.
     """
-    plan, summary = _decide.remote(list(packs), known, how)
+    plan, summary = _decide.remote(list(packs), list(known), how)
     return plan, ray.get(summary)
 
 
 @ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES, num_returns=2)  # type: ignore[untyped-decorator]
-def _decide(packs: list[Any], known: KnownRows, how: Comparison) -> tuple[Plan, PlanSummary]:
+def _decide(packs: list[Any], known: list[Any], how: Comparison) -> tuple[Plan, PlanSummary]:
     none = np.empty((0, 2), np.uint64)
     found = [ShardScan(none, none)] * how.num_shards
     for position, scan in chain.from_iterable(ray.get(packs)):
         found[position] = scan
     if how.limit is not None:
         found = _cut(found, how.limit)
-    plan = decide(found, known, delete_missing=how.delete_missing)
+    plan = decide(found, join_known(ray.get(known)), delete_missing=how.delete_missing)
     positions = range(how.num_shards)
     summary = PlanSummary(
         num_documents=sum(len(s.ids) for s in found),
@@ -101,12 +140,11 @@ def _decide(packs: list[Any], known: KnownRows, how: Comparison) -> tuple[Plan, 
 
 
 @ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES)  # type: ignore[untyped-decorator]
-def _read_known(database: Database, fingerprint: str) -> KnownRows:
-    dataset = database.open_fingerprint(fingerprint)
-    if dataset is not None:
-        return retrying(lambda: read_known(dataset), what=f"reading {database.documents_uri}")
-    empty = np.empty((0, 2), np.uint64)
-    return KnownRows(empty, empty, np.empty(0, np.int32), np.empty(0, np.uint64))
+def _read_known(database: Database, version: int, fragments: list[int]) -> KnownRows:
+    def read() -> KnownRows:
+        return read_known(database.open("documents", version=version), fragments=fragments)
+
+    return retrying(read, what=f"reading {database.documents_uri}")
 
 
 def _cut(scans: Sequence[ShardScan], limit: int) -> list[ShardScan]:

@@ -161,7 +161,7 @@ def _publish(run: Run, summary: PlanSummary, committer: Committer) -> None:
 
 def _scan(run: Run, resources: Resources) -> tuple[Any, PlanSummary]:
     corpus, report = run.settings.corpus, run.report
-    known = start_reading(run.database, report.fingerprint)
+    known = start_reading(run.database, report.fingerprint, num_cpus=resources.cpus)
     scan = CorpusScan(run.database, run.shards, run.fields, max_text_chars=corpus.max_text_chars, limit=corpus.limit)
     for rows in in_flushes(scan.read(resources.cpus)):
         report.documents_quarantined += len(rows)

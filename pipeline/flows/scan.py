@@ -19,10 +19,10 @@ from ray.exceptions import RayError
 from pipeline.corpus.read import read_shard
 from pipeline.errors import CorpusError, StorageError
 from pipeline.flows.cluster import READ_CPUS
-from pipeline.flows.scan_cache import Pack, load_known, store_new
+from pipeline.flows.scan_cache import LoadingScans, Pack, store_new
 from pipeline.records import FieldMap, Format, Rejected, Shard, content_hash, id_hash
 from pipeline.store.database import Database
-from pipeline.store.diff import ShardScan, as_hashes
+from pipeline.store.hashes import ShardScan, as_hashes
 from pipeline.store.scans import scan_key
 
 _log = logging.getLogger(__name__)
@@ -98,14 +98,18 @@ class CorpusScan:
         if self._limit is not None:
             yield from self._read_first(self._limit, in_flight)
             return
-        known = load_known(self._database, self._keys)
+        loading = LoadingScans(self._database, self._keys)
+        yield from self._read([p for p in range(len(self._shards)) if p not in loading.positions], in_flight)
+        known = loading.wait()
         self.packs += known.packs
         self.known_rejected, self.num_known = known.rejected, len(known.positions)
-        fresh = [position for position in range(len(self._shards)) if position not in known.positions]
-        if is_small([self._shards[position] for position in fresh]):
-            yield from self._read_here(fresh)
+        yield from self._read(sorted(loading.positions - known.positions), in_flight)
+
+    def _read(self, positions: Sequence[int], in_flight: int) -> Iterator[Sequence[Rejected]]:
+        if is_small([self._shards[position] for position in positions]):
+            yield from self._read_here(positions)
             return
-        waiting = iter(fresh)
+        waiting = iter(positions)
         pending: dict[Any, tuple[int, Any]] = {}
         while True:
             while len(pending) < in_flight and (position := next(waiting, None)) is not None:

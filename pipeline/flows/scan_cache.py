@@ -6,7 +6,7 @@ Called by `scan`. What is stored lies in `store.scans`, which says why a row tha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 from pipeline.flows.cluster import READ_CPUS
 from pipeline.records import HASH_BYTES
 from pipeline.store.database import Database
-from pipeline.store.diff import ShardScan
+from pipeline.store.hashes import ShardScan
 from pipeline.store.scans import KnownScan, NewScan, list_scans, load_scans, store_scans
 
 # The scans of some shards, each with its shard's position; one object of Ray's store.
@@ -40,32 +40,53 @@ class LoadedScans:
     rejected: Mapping[str, int]
 
 
-def load_known(database: Database, keys: Sequence[bytes]) -> LoadedScans:
-    """The stored scans of those shards whose key is known.
+class LoadingScans:
+    """The stored scans of those shards whose key is known, on their way into Ray's object store.
 
     Args:
         database: Whose scans.
         keys: One a shard; b"" for one that is always read.
     """
-    version, known = list_scans(database)
-    hits = sorted(((known[key], position) for position, key in enumerate(keys) if key in known), key=_row)
-    loading = [
-        (_load.remote(database, version, [(position, scan.row) for scan, position in some]), some)
-        for some in _packs(hits)
-    ]
-    packs, positions = [], set()
-    rejected: Counter[str] = Counter()
-    for (pack, refused), some in loading:
-        try:
-            damaged = set(ray.get(refused))
-        except RayError:
-            continue
-        packs.append(pack)
-        for scan, position in some:
-            if position not in damaged:
-                positions.add(position)
-                rejected.update(scan.rejected)
-    return LoadedScans(packs, frozenset(positions), rejected)
+
+    def __init__(self, database: Database, keys: Sequence[bytes]) -> None:
+        self._database = database
+        self._version, known = list_scans(database)
+        hits = sorted(((known[key], position) for position, key in enumerate(keys) if key in known), key=_row)
+        # Shards whose scan is there, though it may yet turn out to be damaged.
+        self.positions = frozenset(position for _, position in hits)
+        self._packs = list(_packs(hits))
+        # one pack is loaded here, in `wait`, in less time than a task's process takes to start
+        self._loading = [self._load(some) for some in self._packs] if len(self._packs) > 1 else []
+
+    def _load(self, hits: Sequence[tuple[KnownScan, int]]) -> Any:
+        return _load_remotely.remote(self._database, self._version, _places(hits))
+
+    def wait(self) -> LoadedScans:
+        """Those that are whole."""
+        packs, positions = [], set()
+        rejected: Counter[str] = Counter()
+        for pack, damaged, some in self._loaded():
+            packs.append(pack)
+            for scan, position in some:
+                if position not in damaged:
+                    positions.add(position)
+                    rejected.update(scan.rejected)
+        return LoadedScans(packs, frozenset(positions), rejected)
+
+    def _loaded(self) -> Iterator[tuple[Any, Container[int], Sequence[tuple[KnownScan, int]]]]:
+        if len(self._packs) == 1:
+            pack, damaged = _load(self._database, self._version, _places(self._packs[0]))
+            yield ray.put(pack), set(damaged), self._packs[0]
+        for (reference, refused), some in zip(self._loading, self._packs, strict=False):
+            try:
+                damaged = ray.get(refused)
+            except RayError:
+                continue
+            yield reference, set(damaged), some
+
+
+def _places(hits: Sequence[tuple[KnownScan, int]]) -> list[tuple[int, int]]:
+    return [(position, scan.row) for scan, position in hits]
 
 
 def _row(hit: tuple[KnownScan, int]) -> int:
@@ -87,6 +108,10 @@ def _packs(hits: Iterable[tuple[KnownScan, int]]) -> Iterator[list[tuple[KnownSc
 
 
 @ray.remote(num_cpus=READ_CPUS, num_returns=2)  # type: ignore[untyped-decorator]
+def _load_remotely(*arguments: Any) -> tuple[Pack, list[int]]:
+    return _load(*arguments)
+
+
 def _load(database: Database, version: int, hits: list[tuple[int, int]]) -> tuple[Pack, list[int]]:
     """Scans by position, and the positions whose row is damaged."""
     scans = load_scans(database, version, [row for _, row in hits])

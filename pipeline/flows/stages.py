@@ -27,8 +27,9 @@ from pipeline.model.load import load_encoder
 from pipeline.records import QUARANTINE_TEXT_CHARS, Document, FieldMap, Reason, Rejected, Shard, content_hash, id_hash
 from pipeline.settings import ModelSettings
 from pipeline.storage import redact
-from pipeline.store.diff import Plan, ShardScan, as_hashes
+from pipeline.store.diff import Plan
 from pipeline.store.fragments import write_rows
+from pipeline.store.hashes import ShardScan, as_hashes
 from pipeline.text.tokenise import chunk_documents
 
 

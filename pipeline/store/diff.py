@@ -1,61 +1,25 @@
 """What has to be encoded, and which rows have to go: the corpus compared with the table.
 
 The table is the truth. A document is its id's hash and its content's hash, 16 bytes each, in compact arrays that are
-sorted and searched, never in a Python set. Pure numpy but for `read_known`; called by the index flow in a task of its
-own, so that the driver's memory does not grow with the corpus.
+sorted and searched, never in a Python set. Pure numpy; called by the index flow in a task of its own, so
+that the driver's memory does not grow with the corpus.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import lance
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.records import HASH_BYTES, id_hash
+from pipeline.store.hashes import Hashes, ShardScan
+from pipeline.store.known import KnownRows
 
-# One hash as two unsigned integers, [rows, 2]; compared and sorted as a pair.
-Hashes = NDArray[np.uint64]
 _Mask = NDArray[np.bool_]
 _Positions = NDArray[np.intp]
-_BATCH_ROWS = 65_536
 # Entries that are sorted at once; about 60 bytes of scratch each.
 _BUCKET_ENTRIES = 2**23
-
-
-def as_hashes(raw: bytes) -> Hashes:
-    """Concatenated 16-byte hashes as [rows, 2]."""
-    return np.frombuffer(raw, dtype=np.uint64).reshape(-1, HASH_BYTES // 8)
-
-
-@dataclass(frozen=True, slots=True)
-class ShardScan:
-    """The documents of one shard, in the order they are read.
-
-    Attributes:
-        ids: Hash of each document's id, [documents, 2].
-        contents: Hash of each document's content, [documents, 2].
-    """
-
-    ids: Hashes
-    contents: Hashes
-
-    def digest(self) -> bytes:
-        """16 bytes that change with any document, and with their order."""
-        return hashlib.blake2b(self.ids.tobytes() + self.contents.tobytes(), digest_size=HASH_BYTES).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class KnownRows:
-    """The rows of a table version: hash of id and content, chunk number, and stable row id, each [rows, ...]."""
-
-    ids: Hashes
-    contents: Hashes
-    chunks: NDArray[np.int32]
-    row_ids: NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,22 +54,6 @@ class Plan:
         return int(sum(mask.sum() for mask in self.selected))
 
 
-def read_known(dataset: lance.LanceDataset) -> KnownRows:
-    """Hashes and row ids of every row of a version; reads ids and hashes only, never texts or vectors."""
-    num_rows = dataset.count_rows()
-    ids, contents = np.empty((num_rows, 2), np.uint64), np.empty((num_rows, 2), np.uint64)
-    chunks, row_ids = np.empty(num_rows, np.int32), np.empty(num_rows, np.uint64)
-    begin = 0
-    for batch in dataset.to_batches(columns=["id", "content_hash", "chunk"], with_row_id=True, batch_size=_BATCH_ROWS):
-        at = slice(begin, begin + batch.num_rows)
-        ids[at] = as_hashes(b"".join(map(id_hash, batch.column("id").to_pylist())))
-        contents[at] = as_hashes(b"".join(batch.column("content_hash").to_pylist()))
-        chunks[at] = batch.column("chunk").to_numpy()
-        row_ids[at] = batch.column("_rowid").to_numpy()
-        begin += batch.num_rows
-    return KnownRows(ids, contents, chunks, row_ids)
-
-
 class _Verdict:
     """What the buckets have said so far of every document and every row."""
 
@@ -125,8 +73,9 @@ def decide(scans: Sequence[ShardScan], known: KnownRows, *, delete_missing: bool
     in the table is unchanged; any other is encoded. Rows of changed, and with `delete_missing` of absent, documents are
     obsolete, and so are rows that repeat a row.
 
-    Memory: 35 bytes a document and 45 a row of the table, beside the scans themselves (32 a document, in the object
-    store), and scratch that does not grow: 100 million documents of one chunk each take 8 GB and 3 GB of object store.
+    Memory: 35 bytes a document and 45 a row of the table, beside the scans (32 a document) and the rows (44 each) in
+    the object store, what `join_known` copied of these, and scratch that does not grow: 100 million documents of one
+    chunk each take 13 GB and 8 GB of object store.
 
     Args:
         scans: One a shard, in the corpus's order.
@@ -189,8 +138,9 @@ def _decide_bucket(
 
     select = first & ~present[of_document]
     keep = fits | (~in_corpus[of_row] & (not delete))
-    key = (of_row.astype(np.uint64) << np.uint64(32)) | known.chunks[rows].astype(np.uint64)
-    keep &= _first_of_each(key, known.contents[rows])
+    if in_table.sum() < len(rows):  # else no id has two rows, and none can repeat another
+        key = (of_row.astype(np.uint64) << np.uint64(32)) | known.chunks[rows].astype(np.uint64)
+        keep &= _first_of_each(key, known.contents[rows])
     verdict.is_first[documents] = first
     verdict.select[documents] = select
     verdict.keep[rows] = keep

@@ -7,6 +7,7 @@ are named. Knows nothing of runs; called before `live` moves, and by `t1 verify`
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import lance
@@ -124,11 +125,13 @@ def check(
 
 def inspect(dataset: lance.LanceDataset, *, checked: lance.LanceDataset | None, floors: GateFloors) -> GateReport:
     """Makes every check and judges none; see `check`."""
-    num_rows, num_documents, num_repeated = _count_keys(dataset)
     num_vectors, num_bad, num_off = _count_vectors(dataset, checked)
     found, recall = None, None
-    if num_rows and floors.sample and not (num_bad or num_off):
-        found, recall = retrieve_sample(dataset, sample=floors.sample)
+    with ThreadPoolExecutor(1) as pool:
+        counting = pool.submit(_count_keys, dataset)
+        if dataset.count_rows() and floors.sample and not (num_bad or num_off):
+            found, recall = retrieve_sample(dataset, sample=floors.sample)
+        num_rows, num_documents, num_repeated = counting.result()
     return GateReport(
         int(dataset.version), num_rows, num_documents, num_repeated, num_vectors, num_bad, num_off, found, recall
     )
@@ -147,20 +150,19 @@ def _count_keys(dataset: lance.LanceDataset) -> tuple[int, int, int]:
     if not first:
         return 0, 0, 0
     one, two, numbers = np.concatenate(first), np.concatenate(second), np.concatenate(chunk)
-    return (
-        len(one),
-        _count_distinct(one, two),
-        len(one) - _count_distinct(one + numbers.astype(np.uint64) * _GOLDEN, two),
-    )
+    num_documents = _count_distinct(one, two)
+    if num_documents == len(one):  # no id has two rows, so none repeats
+        return len(one), num_documents, 0
+    return len(one), num_documents, len(one) - _count_distinct(one + numbers.astype(np.uint64) * _GOLDEN, two)
 
 
 def _count_distinct(one: NDArray[np.uint64], two: NDArray[np.uint64]) -> int:
     """Distinct pairs: sorted by the first word, and by the second only where the first is shared."""
-    order = np.argsort(one)
-    ordered = one[order]
+    ordered = np.sort(one)
     same = ordered[1:] == ordered[:-1]
     if not same.any():
         return len(one)
+    order = np.argsort(one)
     shared = np.zeros(len(one), np.bool_)
     shared[1:] |= same
     shared[:-1] |= same

@@ -6,7 +6,9 @@ indexes are trusted with it. Memory is a batch of vectors and the sample. Called
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import lance
 import numpy as np
@@ -17,6 +19,8 @@ from pipeline.store.search import nearest_arguments
 
 _TOP_K = 10
 _BATCH_ROWS = 16_384
+# At once; each keeps a core busy for some milliseconds.
+_SEARCHES = 4
 # Cosines that differ by less are a tie: what rounding of a stored vector and the order of a sum can do.
 _TIE = {"float": 2e-6, "halffloat": 1e-3}
 
@@ -49,11 +53,14 @@ def retrieve_sample(dataset: lance.LanceDataset, *, sample: int, seed: int = 0) 
         own = np.einsum("ij,ij->i", drawn.vectors, drawn.vectors)
         return float(np.mean(own >= _best_others(dataset, drawn, 1)[:, 0] - drawn.tie)), 1.0
     wanted = min(_TOP_K, dataset.count_rows() - 1)
-    # the best others: without the row itself, which every index finds
-    floor = _best_others(dataset, drawn, wanted)[:, -1] - drawn.tie if wanted else np.zeros(len(drawn.row_ids))
+    with ThreadPoolExecutor(_SEARCHES) as pool:
+        # the index is asked while the truth is read
+        answers = pool.map(partial(_find, dataset, limit=wanted + 1), drawn.vectors)
+        # the best others: without the row itself, which every index finds
+        floor = _best_others(dataset, drawn, wanted)[:, -1] - drawn.tie if wanted else np.zeros(len(drawn.row_ids))
     first, found = 0, 0
-    for row_id, vector, least in zip(drawn.row_ids, drawn.vectors, floor, strict=True):
-        ids, scores = _find(dataset, vector, wanted + 1)
+    for row_id, answer, least in zip(drawn.row_ids, answers, floor, strict=True):
+        ids, scores = answer
         first += bool(len(ids)) and bool(ids[0] == row_id or scores[0] >= 1.0 - drawn.tie)
         found += min(int(((ids != row_id) & (scores >= least)).sum()), wanted)
     return first / len(drawn.row_ids), found / (wanted * len(drawn.row_ids)) if wanted else 1.0
@@ -70,14 +77,14 @@ def _draw(dataset: lance.LanceDataset, sample: int, seed: int) -> _Sample:
 def _as_units(column: object) -> NDArray[np.float32]:
     """A column of vectors as float32 [rows, dim], each of length one; zeros and NaN stay what they are."""
     flat = column.flatten().to_numpy(zero_copy_only=False)  # type: ignore[attr-defined]
-    vectors = flat.reshape(-1, column.type.list_size).astype(np.float32)  # type: ignore[attr-defined]
+    vectors = flat.reshape(-1, column.type.list_size).astype(np.float32, copy=False)  # type: ignore[attr-defined]
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     units: NDArray[np.float32] = vectors / np.where(norms > 0, norms, 1)
     return units
 
 
 def _find(
-    dataset: lance.LanceDataset, vector: NDArray[np.float32], limit: int
+    dataset: lance.LanceDataset, vector: NDArray[np.float32], *, limit: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
     """Row ids and cosines, as `search.nearest` would look for them."""
     rows = dataset.to_table(

@@ -22,7 +22,7 @@ from pipeline.errors import StorageError, TableError
 from pipeline.records import HASH_BYTES, FieldMap, Shard
 from pipeline.storage import join, lance_options, open_filesystem, redact
 from pipeline.store.database import Database
-from pipeline.store.diff import ShardScan, as_hashes
+from pipeline.store.hashes import ShardScan, as_hashes
 
 _log = logging.getLogger(__name__)
 # Raise it whenever a reader, or a hash in `records`, gives something else for the same bytes.

@@ -16,7 +16,8 @@ from pipeline.model.bundle import open_bundle
 from pipeline.model.encoder import Encoder
 from pipeline.records import Document, FieldMap, Reason, content_hash, id_hash
 from pipeline.settings import ModelSettings
-from pipeline.store.diff import Plan, ShardScan, as_hashes
+from pipeline.store.diff import Plan
+from pipeline.store.hashes import ShardScan, as_hashes
 from pipeline.store.schema import documents_schema
 from tests.flows.corpora import MODEL, document, write_jsonl
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from pipeline.records import content_hash, id_hash
 from pipeline.store import diff
-from pipeline.store.database import Database
-from pipeline.store.diff import KnownRows, Plan, ShardScan, as_hashes, decide, read_known
-from tests.store.sample import Row, store
+from pipeline.store.diff import Plan, decide
+from pipeline.store.hashes import ShardScan, as_hashes
+from pipeline.store.known import KnownRows
 
 # (id, content): few of each, so that every coincidence happens
 Pair = tuple[str, str]
@@ -166,18 +166,3 @@ def test_a_second_run_has_nothing_to_do(shards: list[list[Pair]]) -> None:
     rows = [(pair, chunk) for pair in wanted.items() for chunk in range(3)]
     plan = decide([_scan(shard) for shard in shards], _known(rows), delete_missing=True)
     assert (plan.num_selected, plan.obsolete.tolist(), plan.num_unchanged) == (0, [], len(wanted))
-
-
-def test_what_a_table_holds_is_read_back(database: Database) -> None:
-    rows = [Row("a", 0, "", "x"), Row("a", 1, "", "x"), Row("b", 0, "", "y")]
-    known = read_known(store(database, rows))
-    assert known.ids.tolist() == _scan([("a", ""), ("a", ""), ("b", "")]).ids.tolist()
-    assert known.contents.tolist() == _scan([("", "x"), ("", "x"), ("", "y")]).contents.tolist()
-    assert known.chunks.tolist() == [0, 1, 0]
-    assert len(set(known.row_ids.tolist())) == 3
-
-
-def test_an_empty_table_knows_nothing(database: Database) -> None:
-    known = read_known(store(database, []))
-    assert [len(known.ids), len(known.contents), len(known.chunks), len(known.row_ids)] == [0, 0, 0, 0]
-    assert decide([], known, delete_missing=True).num_selected == 0

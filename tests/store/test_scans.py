@@ -14,7 +14,7 @@ from pipeline.corpus.read import read_shard
 from pipeline.records import Document, FieldMap, Format, Shard, content_hash, id_hash
 from pipeline.store import scans as scans_module
 from pipeline.store.database import Database
-from pipeline.store.diff import ShardScan, as_hashes
+from pipeline.store.hashes import ShardScan, as_hashes
 from pipeline.store.scans import READER_VERSION, NewScan, list_scans, load_scans, scan_key, store_scans
 
 SHARD = Shard("s3://bucket/corpus/1.jsonl", Format.JSONL, "", 100, "etag")

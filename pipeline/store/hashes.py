@@ -1,0 +1,36 @@
+"""Documents as two hashes each, in compact arrays: what scans are kept as, and what the corpus and the table share."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.records import HASH_BYTES
+
+# One hash as two unsigned integers, [rows, 2]; compared and sorted as a pair.
+Hashes = NDArray[np.uint64]
+
+
+def as_hashes(raw: bytes | memoryview) -> Hashes:
+    """Concatenated 16-byte hashes as [rows, 2]."""
+    return np.frombuffer(raw, dtype=np.uint64).reshape(-1, HASH_BYTES // 8)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardScan:
+    """The documents of one shard, in the order they are read.
+
+    Attributes:
+        ids: Hash of each document's id, [documents, 2].
+        contents: Hash of each document's content, [documents, 2].
+    """
+
+    ids: Hashes
+    contents: Hashes
+
+    def digest(self) -> bytes:
+        """16 bytes that change with any document, and with their order."""
+        return hashlib.blake2b(self.ids.tobytes() + self.contents.tobytes(), digest_size=HASH_BYTES).digest()

@@ -1,0 +1,68 @@
+"""What the comparison gets of a table: every row once, whether it was read whole or in parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.flows.compare import divide
+from pipeline.records import content_hash, id_hash, id_hashes
+from pipeline.store.database import Database
+from pipeline.store.diff import decide
+from pipeline.store.hashes import as_hashes
+from pipeline.store.known import join_known, read_known
+from tests.store.sample import Row, store
+
+_ROWS = [Row("a", 0, "", "x"), Row("a", 1, "", "x"), Row("b", 0, "", "y"), Row("é" * 40, 0, "", "z")]
+
+
+@given(ids=st.lists(st.text(max_size=20).map(lambda text: text.encode("utf-8", "ignore"))))
+def test_ids_are_hashed_together_as_they_are_alone(ids: list[bytes]) -> None:
+    assert id_hashes(ids) == b"".join(id_hash(raw.decode()) for raw in ids)
+
+
+def test_what_a_table_holds_is_read_back(database: Database) -> None:
+    known = read_known(store(database, _ROWS))
+    assert known.ids.tolist() == as_hashes(b"".join(id_hash(row.id) for row in _ROWS)).tolist()
+    assert known.contents.tolist() == as_hashes(b"".join(content_hash("", r.text, "{}") for r in _ROWS)).tolist()
+    assert known.chunks.tolist() == [0, 1, 0, 0]
+    assert len(set(known.row_ids.tolist())) == 4
+
+
+def test_parts_hold_together_what_the_table_holds(database: Database) -> None:
+    for row in _ROWS:
+        dataset = store(database, [row])
+    dataset.delete("id = 'b'")
+    whole = read_known(dataset)
+    numbers = [fragment.fragment_id for fragment in dataset.get_fragments()]
+    joined = join_known([read_known(dataset, fragments=part) for part in (numbers[:1], numbers[1:])])
+    assert len(joined.ids) == 3
+    for name in ("ids", "contents", "chunks", "row_ids"):
+        assert getattr(joined, name).tolist() == getattr(whole, name).tolist()
+        assert getattr(joined, name).dtype == getattr(whole, name).dtype
+
+
+def test_an_empty_table_knows_nothing(database: Database) -> None:
+    for known in (read_known(store(database, [])), join_known([])):
+        assert [len(known.ids), len(known.contents), len(known.chunks), len(known.row_ids)] == [0, 0, 0, 0]
+        assert decide([], known, delete_missing=True).num_selected == 0
+
+
+@given(rows=st.lists(st.integers(0, 3_000_000), max_size=60), most=st.integers(1, 9))
+def test_every_fragment_is_in_one_part(rows: list[int], most: int) -> None:
+    parts = divide(rows, most=most)
+    assert [place for part in parts for place in part] == list(range(len(rows)))
+    assert len(parts) <= most
+    assert all(parts)
+
+
+@pytest.mark.parametrize(
+    ("rows", "num_parts"), [([1_000_000], 1), ([500_000] * 4, 2), ([100] * 8, 1), ([10**6] * 9, 4)]
+)
+def test_parts_are_worth_a_task(rows: list[int], num_parts: int) -> None:
+    parts = divide(rows, most=4)
+    assert len(parts) == num_parts
+    held = [int(np.array(rows)[part].sum()) for part in parts]
+    assert max(held) - min(held) <= max(rows)

@@ -85,7 +85,7 @@ _FIELDS = {
 @click.option("--threads", type=int, help="Torch threads of a CPU encoder.")
 @click.option("--batch-tokens", type=int, help="Tokens of one forward pass.")
 @click.option("--window-documents", type=int, help="Documents encoded together.")
-@click.option("--commit-rows", type=int, help="Commit after this many rows.")
+@click.option("--commit-rows", type=int, help="Encode at most so many rows again after a kill; half of it is a commit.")
 @click.option("--commit-seconds", type=float, help="Commit after this many seconds.  [default: 60]")
 @click.option(
     "--vector-index",

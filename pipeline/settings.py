@@ -115,7 +115,9 @@ class PoolSettings(Section):
 class CommitSettings(Section):
     """When finished fragments become part of the table; bounds the work that a kill can lose."""
 
-    max_rows: int = Field(100_000, ge=1)
+    max_rows: int = Field(
+        100_000, ge=1, description="Rows that a kill may cost: half of them make a commit, half are on their way."
+    )
     max_bytes: int = Field(512 * 2**20, ge=2**20)
     max_seconds: float = Field(60.0, gt=0.0)
 

@@ -25,8 +25,8 @@ from infra.bench.scale_run import Watched, watched_run
 
 _TARGET_DOCUMENTS = 100_000_000
 _CHANGED_SHARE = 0.01
-# Ten times the commits that the default makes, so that a slope would show.
-_COMMIT_ROWS = 10_000
+# Five times the commits that the default makes, so that a slope would show; each takes half of it.
+_COMMIT_ROWS = 20_000
 _DIM = 64
 # Hashing takes a twentieth of what tokenising does, so the readers get the rest of the cores.
 _ENCODER_CPUS = 0.25

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
+from pipeline.flows.allowance import Allowance
 from pipeline.flows.compare import PlanSummary
 from pipeline.flows.direct import encode_directly, suits_one_task
 from pipeline.flows.guards import check_quarantine
 from pipeline.flows.run import Run, set_aside
+from pipeline.flows.scan import text_bytes
 from pipeline.flows.stages import ReadTask
 from pipeline.flows.stream import StreamSettings, choose_window, is_worth_compiling, stream
 from pipeline.store.commit import Committer
@@ -40,8 +42,10 @@ def encode_selected(run: Run, plan: Any, summary: PlanSummary, committer: Commit
     report = run.report
     ready_at = math.inf
     run.reporter.start(summary.num_selected)
-    for result in _results(run, plan, summary, schema):
-        committer.add(WrittenFragments(tuple(result["fragments"]), result["num_rows"], result["size_bytes"]))
+    results, allowance = _results(run, plan, summary, schema)
+    commits = _Commits(run, committer, allowance)
+    for result in results:
+        commits.add(result)
         ready_at = min(ready_at, result["ready_at"] or math.inf)
         set_aside(run, report.add(result))
         run.reporter.advance(
@@ -54,25 +58,71 @@ def encode_selected(run: Run, plan: Any, summary: PlanSummary, committer: Commit
     check_quarantine(run.report, allowed=run.settings.corpus.max_quarantine, db=run.database.uri)
 
 
-def _results(run: Run, plan: Any, summary: PlanSummary, schema: pa.Schema) -> Iterable[dict[str, Any]]:
-    """What the encoders say of each batch of fragments, as it is written."""
-    settings, most = _stage_settings(run, summary.num_selected), run.settings.pool.direct_documents
-    kind, commit_rows = run.bundle.checkpoint.kind, run.settings.commit.max_rows
+# The limit grows with the largest window that was seen; every step need not be said.
+_WORTH_SAYING = 1.25
+
+
+class _Commits:
+    """Commits what arrives, and says so to whom the encoders ask.
+
+    The committer's bound is half of `max_rows`, the account's all of it: so while encoders wait, enough is on its way
+    for the next commit, and all that a kill can cost is `max_rows`.
+    """
+
+    def __init__(self, run: Run, committer: Committer, allowance: Allowance | None) -> None:
+        self._run, self._committer, self._allowance = run, committer, allowance
+        self._windows: list[bytes] = []
+        self._num_chunks = 0
+        self._limit = run.settings.commit.max_rows
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Takes what a writer says of a batch of fragments."""
+        committer = self._committer
+        done = committer.add(WrittenFragments(tuple(result["fragments"]), result["num_rows"], result["size_bytes"]))
+        self._windows += map(bytes.fromhex, result["windows"])
+        self._num_chunks += result["num_chunks"]
+        # chunks that were set aside are not rows, but were allowed as such
+        if done or self._num_chunks >= committer.bounds.max_rows:
+            committer.flush()
+            self._settle()
+
+    def _settle(self) -> None:
+        limit = self._allowance.settle(self._windows) if self._allowance is not None else 0
+        if limit > _WORTH_SAYING * self._limit:
+            self._limit = limit
+            self._run.reporter.say(
+                f"--commit-rows {self._run.settings.commit.max_rows:,} would leave encoders waiting; up to {limit:,} "
+                "rows are on their way at once, and would be encoded again after a kill"
+            )
+        self._windows.clear()
+        self._num_chunks = 0
+
+
+def _results(
+    run: Run, plan: Any, summary: PlanSummary, schema: pa.Schema
+) -> tuple[Iterable[dict[str, Any]], Allowance | None]:
+    """What is said of each batch of fragments, as it is written; and what the encoders ask, where there is a pool."""
+    settings, commit_rows = _stage_settings(run, summary), run.settings.commit.max_rows
+    kind, most = run.bundle.checkpoint.kind, run.settings.pool.direct_documents
     if suits_one_task(summary.num_selected, kind=kind, commit_rows=commit_rows, most=most):
         run.reporter.say(f"encoding on {run.pool.device} in one task, without a pool")
         if (results := encode_directly(settings, plan, summary.shards_to_read, schema=schema)) is not None:
-            return results
+            return results, None
     run.reporter.say(f"encoding on {run.pool.describe()}")
-    return stream(settings, plan, summary.shards_to_read, schema=schema)
+    allowance = Allowance.of(commit_rows, encoders=run.pool.max_size)
+    return stream(settings, plan, summary.shards_to_read, schema=schema, allowance=allowance), allowance
 
 
-def _stage_settings(run: Run, num_documents: int) -> StreamSettings:
+def _stage_settings(run: Run, summary: PlanSummary) -> StreamSettings:
     pool = run.settings.pool
-    compiles = is_worth_compiling(num_documents) if pool.compile_layers is None else pool.compile_layers
+    compiles = is_worth_compiling(summary.num_selected) if pool.compile_layers is None else pool.compile_layers
     window = pool.window_documents or choose_window(
         run.pool, kind=run.bundle.checkpoint.kind, commit_rows=run.settings.commit.max_rows
     )
     read = ReadTask(
         tuple(run.shards), run.fields, run.settings.corpus.max_text_chars, run.bundle.settings, run.pool.device, window
     )
-    return StreamSettings(read, run.pool, pool.batch_tokens, compiles, run.report.run_id, run.database.documents_uri)
+    return StreamSettings(
+        read, run.pool, pool.batch_tokens, compiles, run.report.run_id, run.database.documents_uri,
+        sum(map(text_bytes, run.shards)) / summary.num_documents,
+    )  # fmt: skip

@@ -125,7 +125,9 @@ def _index(run: Run, resources: Resources) -> None:
         f"{summary.num_deleted:,} to delete, {report.documents_quarantined:,} quarantined"
     )
     schema = documents_schema(run.bundle.identity, encoder=run.bundle.settings.model_dump_json())
-    bounds = CommitBounds(**run.settings.commit.model_dump())
+    # half of what a kill may cost: the other half is on its way meanwhile (see `encoding`)
+    commit = run.settings.commit
+    bounds = CommitBounds(max(1, commit.max_rows // 2), commit.max_bytes, commit.max_seconds)
     num = summary.num_selected
     if rebuild := describe_rebuild(run.database, run.bundle.identity, model=report.model, num_documents=num):
         run.reporter.say(rebuild)

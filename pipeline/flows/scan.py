@@ -193,10 +193,10 @@ def is_small(shards: Sequence[Shard], *, most_bytes: int = _HERE_BYTES) -> bool:
         most_bytes: Of all of them, as text.
     """
     known = all(shard.size_bytes > 0 for shard in shards)
-    return known and sum(_piece_bytes(shard) for shard in shards) <= most_bytes
+    return known and sum(text_bytes(shard) for shard in shards) <= most_bytes
 
 
-def _piece_bytes(shard: Shard) -> int:
+def text_bytes(shard: Shard) -> int:
     """Bytes of text in this piece, about; of one that goes by other units, or to the end, those of the whole."""
     if shard.end is not None and shard.format is Format.JSONL:
         return shard.end - shard.start

@@ -7,6 +7,7 @@ chunks, so that a document is encoded and written whole or not at all.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import ray
 
 from pipeline.corpus.read import read_shard
 from pipeline.errors import CorpusChanged
+from pipeline.flows.allowance import Allowance
 from pipeline.flows.careful import encode_carefully
 from pipeline.model.bundle import ModelBundle, open_bundle
 from pipeline.model.encoder import Encoded
@@ -122,13 +124,26 @@ def _bounds(lengths: Sequence[int], dtype: Any) -> Any:
 
 
 class EncodeStage:
-    """An actor round an `Encoder`: documents in, rows of the documents table out."""
+    """An actor round an `Encoder`: documents in, rows of the documents table out.
 
-    def __init__(self, encoder: ModelSettings, device: str, run_id: str, *, log: Any = None, **loading: Any) -> None:
+    Args:
+        encoder: What it encodes with; `loading` as `load_encoder` takes it.
+        run_id: Written into every row.
+        log: As `encode_carefully` wants it; None to trust every document.
+        allowance: Asked before each window; None where nobody keeps account.
+        block_bytes: Ray Data holds rows back until they are so many, and the writer until they are a window.
+    """
+
+    def __init__(
+        self, encoder: ModelSettings, device: str, run_id: str, *, log: Any = None,
+        allowance: Allowance | None = None, block_bytes: int = 0, **loading: Any,
+    ) -> None:  # fmt: skip
         bundle = open_bundle(encoder, device=device)
         self.encoder = load_encoder(bundle, device=device, **loading)
         self.run_id = run_id
         self.log = log
+        self.allowance, self.block_bytes = allowance, block_bytes
+        self.held = 0
         self.ready_at = time.time()
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -142,7 +157,11 @@ class EncodeStage:
         flat = inner.values.to_numpy()
         bodies = [flat[a:b] for a, b in pairwise(bounds)]
         owner = np.repeat(np.arange(block.num_rows), counts)
-        encoded = self._encode(bodies, owner, block.column("id").to_pylist())
+        ids = block.column("id").to_pylist()
+        window = id_hash(ids[0])  # no document is in two windows, so its first names it
+        if self.allowance is not None:
+            self.allowance.ask(window, rows=len(bodies), held=self.held)
+        encoded = self._encode(bodies, owner, ids)
 
         number = np.concatenate([np.arange(n) for n in counts]) if len(counts) else np.empty(0)
         reasons = np.full(len(bodies), "", dtype=object)
@@ -157,6 +176,7 @@ class EncodeStage:
             "flops": encoded.flops,
             "seconds": encoded.seconds,
             "ready_at": self.ready_at,
+            "window": window.hex(),
         }
         columns = {
             "chunk": pa.array(number, pa.int32()),
@@ -165,11 +185,12 @@ class EncodeStage:
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(encoded.vectors.ravel()), dim),
             "run_id": pa.array([self.run_id] * len(bodies), pa.string()),
             "reject_reason": pa.array(reasons, pa.string()),
-            # what the window cost rides on its first row
-            "stats": pa.array([json.dumps(stats)] + [""] * (len(bodies) - 1), pa.string()),
+            # what the window cost rides on its last row: when that arrives, all of it has
+            "stats": pa.array([""] * (len(bodies) - 1) + [json.dumps(stats)], pa.string()),
         }
         for name, column in columns.items():
             rows = rows.append_column(name, column)
+        self.held = block.num_rows + math.ceil(self.block_bytes * rows.num_rows / max(1, rows.nbytes))
         return rows
 
     def _encode(self, bodies: list[Any], owner: Any, ids: list[str]) -> Encoded:
@@ -204,6 +225,8 @@ def write_fragments(block: pa.Table, *, uri: str, schema: pa.Schema) -> pa.Table
         "fragments": written.fragments,
         "num_rows": written.num_rows,
         "size_bytes": written.size_bytes,
+        "num_chunks": block.num_rows,
+        "windows": [s["window"] for s in stats],
         "num_documents": sum(1 for c in good.column("chunk").to_pylist() if c == 0),
         "rejected": [
             _rejected(row) for row in block.filter(pa.array(map(bool, reasons))).to_pylist() if row["chunk"] == 0

@@ -1,6 +1,6 @@
 """The Ray Data pipeline of an index run: shards in, accounts of written fragments out.
 
-Bounded everywhere: blocks are small, an encoder has at most two windows waiting, and Ray Data holds back the readers
+Bounded everywhere: a block is about a window, an encoder has at most two waiting, and Ray Data holds back the readers
 when the encoders are slower.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from pipeline.flows.allowance import Allowance
 from pipeline.flows.careful import start_log
 from pipeline.flows.cluster import READ_CPUS, WRITE_CPUS, Pool
 from pipeline.flows.stages import EncodeStage, ReadTask, WriteStage, read_and_tokenise
@@ -26,10 +27,13 @@ _CUDA_WINDOW_DOCUMENTS = 2_048
 _CPU_WINDOW_DOCUMENTS_PER_THREAD = 32
 # Without a model a window costs what Ray and a fragment cost, some 20 ms in all: thousands of documents share it.
 _HASHING_WINDOW_DOCUMENTS = 4_096
-_BLOCK_BYTES_PER_DOCUMENT = 8 * 2**10
-_MIN_BLOCK_BYTES = 256 * 2**10
+# Of a document in a block: its text, half as much again of tokens, and what else is known of it.
+_BYTES_A_TEXT_BYTE = 1.5
+_BYTES_BESIDE_THE_TEXT = 256
+_MIN_BLOCK_BYTES = 8 * 2**10
 _MAX_BLOCK_BYTES = 16 * 2**20
 _WINDOWS_IN_FLIGHT = 2
+_WINDOWS_PER_COMMIT = 8
 # One writes while the other's window comes.
 _WRITERS_PER_ENCODER = 2
 # Compiling takes about half a minute an encoder and wins back a fifth of the time (infra/bench/encode).
@@ -47,6 +51,7 @@ class StreamSettings:
         compiles: Whether encoders on CUDA compile their layers first.
         run_id: Written into every row.
         uri: The documents table.
+        text_bytes: Of a document of the corpus, about.
     """
 
     read: ReadTask
@@ -55,6 +60,13 @@ class StreamSettings:
     compiles: bool
     run_id: str
     uri: str
+    text_bytes: float
+
+    @property
+    def block_bytes(self) -> int:
+        """Of a block of Ray Data at most: about a window of documents, for a task that dies is done again whole."""
+        document = _BYTES_A_TEXT_BYTE * self.text_bytes + _BYTES_BESIDE_THE_TEXT
+        return int(min(max(self.read.window_documents * document, _MIN_BLOCK_BYTES), _MAX_BLOCK_BYTES))
 
 
 def choose_window(pool: Pool, *, kind: str, commit_rows: int) -> int:
@@ -63,9 +75,9 @@ def choose_window(pool: Pool, *, kind: str, commit_rows: int) -> int:
     Args:
         pool: The encoders.
         kind: As in `Checkpoint`.
-        commit_rows: Rows of one commit; a window that is not written yet is lost with its encoder, so it is no more.
+        commit_rows: Rows that a kill may cost; several windows at least, or the encoder would wait for each commit.
     """
-    return min(_window(pool, kind), commit_rows)
+    return max(1, min(_window(pool, kind), commit_rows // _WINDOWS_PER_COMMIT))
 
 
 def _window(pool: Pool, kind: str) -> int:
@@ -82,7 +94,7 @@ def is_worth_compiling(num_documents: int) -> bool:
 
 
 def stream(
-    settings: StreamSettings, plan: Any, shards: Sequence[int], *, schema: pa.Schema
+    settings: StreamSettings, plan: Any, shards: Sequence[int], *, schema: pa.Schema, allowance: Allowance | None = None
 ) -> Iterator[dict[str, Any]]:
     """Reads, encodes and writes; yields what each batch of fragments says of itself, as it is written.
 
@@ -91,10 +103,10 @@ def stream(
         plan: Reference to a `Plan`.
         shards: Positions of the shards to read.
         schema: Of the documents table.
+        allowance: What encoders ask before each window.
     """
     pool, window = settings.pool, settings.read.window_documents
-    # small blocks, so that the first window reaches an encoder long before its shard is read
-    configure_data(min(max(window * _BLOCK_BYTES_PER_DOCUMENT, _MIN_BLOCK_BYTES), _MAX_BLOCK_BYTES))
+    configure_data(settings.block_bytes)
     encoder = {
         "encoder": settings.read.encoder,
         "device": pool.device,
@@ -103,6 +115,8 @@ def stream(
         "compiles": settings.compiles,
         "run_id": settings.run_id,
         "log": start_log(),
+        "allowance": allowance,
+        "block_bytes": settings.block_bytes,
     }
     strategy = ray.data.ActorPoolStrategy(
         min_size=pool.min_size, max_size=pool.max_size, max_tasks_in_flight_per_actor=_WINDOWS_IN_FLIGHT
@@ -117,7 +131,7 @@ def stream(
             compute=strategy, num_cpus=pool.cpus, num_gpus=pool.gpus or None,
         )
         .map_batches(
-            WriteStage, fn_constructor_kwargs={"uri": settings.uri, "schema": schema}, batch_size=None,
+            WriteStage, fn_constructor_kwargs={"uri": settings.uri, "schema": schema}, batch_size=window,
             batch_format="pyarrow", zero_copy_batch=True, compute=writers, num_cpus=WRITE_CPUS,
         )
     )  # fmt: skip

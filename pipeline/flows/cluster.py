@@ -21,6 +21,7 @@ from typing import Any
 import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
 from pipeline.errors import ClusterError
@@ -188,6 +189,19 @@ def _fitting(resources: Resources, *, cpus: float, gpus: float) -> int:
     # one encoder cannot use GPUs of two nodes, nor two fractions of different GPUs
     per_gpu = math.floor(1 / gpus + 1e-9) if gpus < 1 else 1 / gpus
     return min(by_cpu, math.floor(resources.gpus * per_gpu + 1e-9))
+
+
+def describe_room(pool: Pool) -> str:
+    """What the cluster has for a pool at this moment, for a person who wonders why nothing happens."""
+    try:
+        now, nodes = _resources(), sum(bool(node["Alive"]) for node in ray.nodes())
+    except (RuntimeError, ConnectionError, RayError) as error:
+        return f"the cluster does not answer: {str(error).partition(chr(10))[0]}"
+    have = f"the cluster has {nodes} nodes with {now.cpus:g} CPU and {now.gpus:g} GPU"
+    need = f"an encoder needs {pool.cpus:g} CPU and {pool.gpus:g} GPU"
+    if _fitting(now, cpus=pool.cpus, gpus=pool.gpus) >= 1:
+        return f"{have}, enough for {need.removeprefix('an encoder needs ')} an encoder; encoders load, or are slow"
+    return f"{have}, and {need}: it goes on by itself when a node comes, or, ended, with the same command"
 
 
 def call_remotely(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.flows.allowance import Allowance
+from pipeline.flows.cluster import describe_room
 from pipeline.flows.compare import PlanSummary
 from pipeline.flows.direct import encode_directly, suits_one_task
 from pipeline.flows.guards import check_quarantine
@@ -44,14 +46,15 @@ def encode_selected(run: Run, plan: Any, summary: PlanSummary, committer: Commit
     run.reporter.start(summary.num_selected)
     results, allowance = _results(run, plan, summary, schema)
     commits = _Commits(run, committer, allowance)
-    for result in results:
-        commits.add(result)
-        ready_at = min(ready_at, result["ready_at"] or math.inf)
-        set_aside(run, report.add(result))
-        run.reporter.advance(
-            report.documents_encoded, num_tokens=report.num_tokens, num_slots=report.num_slots,
-            num_quarantined=report.documents_quarantined,
-        )  # fmt: skip
+    with run.reporter.watching(partial(describe_room, run.pool)):
+        for result in results:
+            commits.add(result)
+            ready_at = min(ready_at, result["ready_at"] or math.inf)
+            set_aside(run, report.add(result))
+            run.reporter.advance(
+                report.documents_encoded, num_tokens=report.num_tokens, num_slots=report.num_slots,
+                num_quarantined=report.documents_quarantined,
+            )  # fmt: skip
     committer.flush()
     report.stream_seconds = time.monotonic() - begin
     report.startup_seconds = max(0.0, ready_at - begin_at) if math.isfinite(ready_at) else 0.0

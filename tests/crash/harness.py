@@ -154,7 +154,8 @@ class Trial:
         """The report of a run that ends well."""
         out, _ = process.communicate(timeout=RUN_TIMEOUT_S)
         assert process.returncode == 0, self.tail()
-        report: dict[str, Any] = json.loads(out.splitlines()[-1])
+        # nothing else on stdout, whatever Ray had to say of processes that died
+        report: dict[str, Any] = json.loads(out)
         parts = ("encoded", "unchanged", "duplicate", "quarantined")
         assert report["documents_read"] == sum(report[f"documents_{part}"] for part in parts)
         return report

@@ -18,8 +18,9 @@ import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError
 
 from pipeline.flows.scan import is_small
-from pipeline.flows.stages import EncodeStage, read_and_tokenise, write_fragments
+from pipeline.flows.stages import EncodeStage, read_and_tokenise
 from pipeline.flows.stream import StreamSettings
+from pipeline.flows.write_stage import write_fragments
 from pipeline.model.checkpoint import HASHING_SCHEME
 from pipeline.settings import ModelSettings
 
@@ -86,7 +87,7 @@ def _encode(settings: StreamSettings, inputs: list[Any], shards: Sequence[int], 
     stage.run_id = settings.run_id
     results: Results = []
     for window in read_and_tokenise({"shard": np.asarray(shards)}, task=read, plan=plan):
-        written = write_fragments(stage(window), uri=settings.uri, schema=schema)
+        written = write_fragments(stage.encode(window), uri=settings.uri, schema=schema)
         results += [json.loads(text) for text in written.column("result").to_pylist()]
     return results
 

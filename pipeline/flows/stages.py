@@ -1,7 +1,7 @@
 """The stages of an index run as Ray Data sees them: thin shells that hand blocks to plain classes.
 
-read and tokenise (tasks) -> encode (actors) -> write fragments (tasks). One row of a block is one document with all its
-chunks, so that a document is encoded and written whole or not at all.
+read and tokenise (tasks) -> encode (actors) -> write fragments (`write_stage`). A row of a block is one document with
+all its chunks, or one window of them, so that a document is encoded and written whole or not at all.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pipeline.corpus.read import read_shard
 from pipeline.errors import CorpusChanged
 from pipeline.flows.allowance import Allowance
 from pipeline.flows.careful import encode_carefully
+from pipeline.flows.packing import pack
 from pipeline.model.bundle import ModelBundle, open_bundle
 from pipeline.model.encoder import Encoded
 from pipeline.model.load import load_encoder
-from pipeline.records import QUARANTINE_TEXT_CHARS, Document, FieldMap, Reason, Rejected, Shard, content_hash, id_hash
+from pipeline.records import Document, FieldMap, Rejected, Shard, content_hash, id_hash
 from pipeline.settings import ModelSettings
 from pipeline.storage import redact
 from pipeline.store.diff import Plan
-from pipeline.store.fragments import write_rows
 from pipeline.store.hashes import ShardScan, as_hashes
 from pipeline.text.tokenise import chunk_documents
 
@@ -131,7 +131,7 @@ class EncodeStage:
         run_id: Written into every row.
         log: As `encode_carefully` wants it; None to trust every document.
         allowance: Asked before each window; None where nobody keeps account.
-        block_bytes: Ray Data holds rows back until they are so many, and the writer until they are a window.
+        block_bytes: Ray Data holds windows back until they are so many bytes.
     """
 
     def __init__(
@@ -147,7 +147,13 @@ class EncodeStage:
         self.ready_at = time.time()
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """One window of documents, encoded together."""
+        """One window of documents, encoded together; packed, or Ray Data would cut it, perhaps in a document."""
+        rows = self.encode(block)
+        self.held = math.ceil(self.block_bytes * rows.num_rows / max(1, rows.nbytes))
+        return pack(rows)
+
+    def encode(self, block: pa.Table) -> pa.Table:
+        """The rows that a window of documents makes, and what they cost."""
         token_lists = block.column("token_ids").combine_chunks()
         if isinstance(token_lists, pa.ChunkedArray):
             token_lists = pa.concat_arrays(token_lists.chunks)
@@ -185,66 +191,14 @@ class EncodeStage:
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(encoded.vectors.ravel()), dim),
             "run_id": pa.array([self.run_id] * len(bodies), pa.string()),
             "reject_reason": pa.array(reasons, pa.string()),
-            # what the window cost rides on its last row: when that arrives, all of it has
-            "stats": pa.array([""] * (len(bodies) - 1) + [json.dumps(stats)], pa.string()),
+            # what the window cost rides on its first row
+            "stats": pa.array([json.dumps(stats)] + [""] * (len(bodies) - 1), pa.string()),
         }
         for name, column in columns.items():
             rows = rows.append_column(name, column)
-        self.held = block.num_rows + math.ceil(self.block_bytes * rows.num_rows / max(1, rows.nbytes))
         return rows
 
     def _encode(self, bodies: list[Any], owner: Any, ids: list[str]) -> Encoded:
         if self.log is None:
             return self.encoder.encode(bodies, role="document")
         return encode_carefully(self.encoder, bodies, owner=owner, ids=ids, log=self.log)
-
-
-class WriteStage:
-    """An actor round `write_fragments`.
-
-    Ray ends a task's process that is idle for a second: tasks would start one a window, at two seconds of a core each.
-    """
-
-    def __init__(self, uri: str, schema: pa.Schema) -> None:
-        self.uri = uri
-        self.schema = schema
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """What `write_fragments` does."""
-        return write_fragments(block, uri=self.uri, schema=self.schema)
-
-
-def write_fragments(block: pa.Table, *, uri: str, schema: pa.Schema) -> pa.Table:
-    """Writes a block's good rows as fragments; returns one row that tells the committer about them."""
-    reasons = block.column("reject_reason").to_pylist()
-    good = block.filter(pa.array([not reason for reason in reasons]))
-    written = write_rows(good, uri, schema=schema)
-    stats = [json.loads(text) for text in block.column("stats").to_pylist() if text]
-    totals = {name: sum(s[name] for s in stats) for name in ("tokens", "slots", "flops", "seconds")}
-    result = {
-        "fragments": written.fragments,
-        "num_rows": written.num_rows,
-        "size_bytes": written.size_bytes,
-        "num_chunks": block.num_rows,
-        "windows": [s["window"] for s in stats],
-        "num_documents": sum(1 for c in good.column("chunk").to_pylist() if c == 0),
-        "rejected": [
-            _rejected(row) for row in block.filter(pa.array(map(bool, reasons))).to_pylist() if row["chunk"] == 0
-        ],
-        "ready_at": min((s["ready_at"] for s in stats), default=None),
-        **totals,
-    }
-    return pa.table({"result": [json.dumps(result)]})
-
-
-def _rejected(row: dict[str, Any]) -> dict[str, Any]:
-    details = {
-        Reason.OUT_OF_MEMORY: "the text does not fit in memory even alone; lower --chunk-tokens or use a larger device",
-        Reason.NOT_FINITE: "the model gave values that are not finite for this text",
-        Reason.CRASHED: "the encoder's process died each time it worked on this document alone",
-    }
-    reason = Reason(row["reject_reason"])
-    return {
-        "shard": row["shard"], "offset": row["offset"], "id": row["id"], "reason": str(reason),
-        "detail": details.get(reason, ""), "text": row["text"][:QUARANTINE_TEXT_CHARS],
-    }  # fmt: skip

@@ -20,7 +20,8 @@ import ray
 from pipeline.flows.allowance import Allowance
 from pipeline.flows.careful import start_log
 from pipeline.flows.cluster import READ_CPUS, WRITE_CPUS, Pool
-from pipeline.flows.stages import EncodeStage, ReadTask, WriteStage, read_and_tokenise
+from pipeline.flows.stages import EncodeStage, ReadTask, read_and_tokenise
+from pipeline.flows.write_stage import WriteStage
 
 # Documents encoded together: enough to fill every lane several times, few enough that a kill loses little.
 _CUDA_WINDOW_DOCUMENTS = 2_048
@@ -131,7 +132,7 @@ def stream(
             compute=strategy, num_cpus=pool.cpus, num_gpus=pool.gpus or None,
         )
         .map_batches(
-            WriteStage, fn_constructor_kwargs={"uri": settings.uri, "schema": schema}, batch_size=window,
+            WriteStage, fn_constructor_kwargs={"uri": settings.uri, "schema": schema}, batch_size=None,
             batch_format="pyarrow", zero_copy_batch=True, compute=writers, num_cpus=WRITE_CPUS,
         )
     )  # fmt: skip

@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.corpus.locate import locate
 from pipeline.errors import CorpusChanged
-from pipeline.flows.stages import EncodeStage, ReadTask, _documents_table, _selected, write_fragments
+from pipeline.flows.stages import EncodeStage, ReadTask, _documents_table, _selected
+from pipeline.flows.write_stage import write_fragments
 from pipeline.model.bundle import open_bundle
 from pipeline.model.encoder import Encoder
 from pipeline.records import Document, FieldMap, Reason, content_hash, id_hash
@@ -92,7 +93,7 @@ def _encoded(documents: list[Document], *, encoder: Encoder | None = None) -> pa
     stage = EncodeStage(_SETTINGS, "cpu", "run-1")
     if encoder is not None:
         stage.encoder = encoder
-    return stage(_documents_table(documents, open_bundle(_SETTINGS, device="cpu")))
+    return stage.encode(_documents_table(documents, open_bundle(_SETTINGS, device="cpu")))
 
 
 def test_a_document_becomes_a_row_a_chunk() -> None:
@@ -114,7 +115,7 @@ def test_a_slice_of_a_block_is_its_own_documents() -> None:
     bundle = open_bundle(_SETTINGS, device="cpu")
     table = _documents_table(_documents("one", "two words", "three words here", "four"), bundle)
     stage = EncodeStage(_SETTINGS, "cpu", "run-1")
-    whole, part = stage(table), stage(table.slice(1, 2))
+    whole, part = stage.encode(table), stage.encode(table.slice(1, 2))
     assert part.column("id").to_pylist() == ["d1", "d2"]
     assert part.column("text").to_pylist() == ["two words", "three words here"]
     assert part.column("num_tokens").to_pylist() == whole.column("num_tokens").to_pylist()[1:3]

@@ -210,4 +210,9 @@ def call_remotely(function: Callable[..., Any], *arguments: Any, **named: Any) -
     Raises:
         BaseException: what the function raises, as Ray hands it on: an instance of its class.
     """
-    return ray.get(ray.remote(num_cpus=1, max_retries=2)(function).remote(*arguments, **named))
+    return ray.get(start_remotely(function, *arguments, **named))
+
+
+def start_remotely(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Begins what `call_remotely` does; returns a reference to what the function will return."""
+    return ray.remote(num_cpus=1, max_retries=2)(function).remote(*arguments, **named)

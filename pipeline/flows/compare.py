@@ -65,7 +65,7 @@ def start_reading(database: Database, fingerprint: str, *, num_cpus: float) -> l
     Args:
         database: Whose documents table.
         fingerprint: Of the encoder.
-        num_cpus: Of the cluster; tasks leave one to the scan.
+        num_cpus: Of the cluster, as many tasks at most: the scan of what changed is often done long before them.
 
     Returns:
         References to `KnownRows`, whose rows together are the table's; none where it has none.
@@ -74,7 +74,7 @@ def start_reading(database: Database, fingerprint: str, *, num_cpus: float) -> l
     if dataset is None:
         return []
     fragments = dataset.get_fragments()
-    parts = divide([fragment.metadata.physical_rows for fragment in fragments], most=max(1, int(num_cpus) - 1))
+    parts = divide([fragment.metadata.physical_rows for fragment in fragments], most=max(1, int(num_cpus)))
     return [
         _read_known.remote(database, int(dataset.version), [fragments[place].fragment_id for place in part])
         for part in parts

@@ -19,7 +19,15 @@ from pipeline.corpus.locate import locate
 from pipeline.errors import CorpusError, PublishRefused, SettingsError
 from pipeline.flows.build_indexes import choose_builder
 from pipeline.flows.canary import check_canary, read_canary
-from pipeline.flows.cluster import Pool, Resources, call_remotely, choose_device, connected, size_pool
+from pipeline.flows.cluster import (
+    Pool,
+    Resources,
+    call_remotely,
+    choose_device,
+    connected,
+    size_pool,
+    start_remotely,
+)
 from pipeline.flows.compare import Comparison, PlanSummary, decide_remotely, obsolete_rows, start_reading
 from pipeline.flows.duplicates import DuplicatesTask, read_duplicates
 from pipeline.flows.encoding import encode_selected
@@ -38,6 +46,7 @@ from pipeline.storage import redact
 from pipeline.store.commit import CommitBounds, Committer
 from pipeline.store.database import Database
 from pipeline.store.indexes import choose_vector_index
+from pipeline.store.keys import count_keys
 from pipeline.store.schema import documents_schema
 
 
@@ -145,7 +154,11 @@ def _index(run: Run, resources: Resources) -> None:
 
 
 def _publish(run: Run, summary: PlanSummary, committer: Committer) -> None:
-    how = How(call_remotely, build=choose_builder(committer.dataset.count_rows()), say=run.reporter.say)
+    build = choose_builder(committer.dataset.count_rows())
+    # no row changes from here on, so keys are counted while indexes are built
+    is_live = run.database.live_version() == committer.version
+    keys = None if is_live else start_remotely(count_keys, committer.dataset)
+    how = How(call_remotely, build=build, say=run.reporter.say, keys=keys)
     indexes = partial(add_indexes, run.database, settings=run.settings.indexes, writer=run.writer, how=how)
     dataset = indexes(dataset=committer.dataset)
     # every row is in it: from here on `t1 publish` can end what this run begins

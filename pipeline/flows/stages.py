@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -67,9 +68,17 @@ def read_and_tokenise(batch: dict[str, Any], *, task: Any, plan: Any) -> Iterato
     chosen: Plan = ray.get(plan)
     bundle = _bundle(what.encoder, what.device)
     for position in batch["shard"].tolist():
-        documents = _selected(what, chosen, position)
-        while window := list(islice(documents, what.window_documents)):
+        for window in _read_ahead(_selected(what, chosen, position), what.window_documents):
             yield _documents_table(window, bundle)
+
+
+def _read_ahead(documents: Iterator[Document], size: int) -> Iterator[list[Document]]:
+    """Lists of so many documents; while one is tokenised, which leaves Python free, the next is read."""
+    with ThreadPoolExecutor(1, "t1-reading") as reader:
+        coming = reader.submit(lambda: list(islice(documents, size)))
+        while window := coming.result():
+            coming = reader.submit(lambda: list(islice(documents, size)))
+            yield window
 
 
 def _selected(task: ReadTask, plan: Plan, position: int) -> Iterator[Document]:

@@ -12,20 +12,17 @@ from dataclasses import dataclass
 
 import lance
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import PublishRefused, RecallTooLow
 from pipeline.retry import retrying
+from pipeline.store.keys import KeyCounts, count_keys
 from pipeline.store.recall import retrieve_sample
 
 # Stored vectors may be rounded to float16: 2^-11 a component, far less over the norm.
 _NORM_TOLERANCE = 1e-2
 _BATCH_ROWS = 65_536
-# Two independent 64-bit hashes of an id (SipHash under two keys) stand for it.
-_HASH_KEYS = ("t1-index-gate-01", "t1-index-gate-02")
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +95,7 @@ def check(
     expected_documents: int | None,
     checked: lance.LanceDataset | None = None,
     floors: GateFloors | None = None,
+    keys: KeyCounts | None = None,
 ) -> GateReport:
     """Checks a version.
 
@@ -106,13 +104,14 @@ def check(
         expected_documents: Distinct ids it must hold; None when the run does not know.
         checked: A version that passed before: vectors in files that it shares are not read again.
         floors: What it must reach.
+        keys: Counted before, of exactly these rows or they are counted again.
 
     Raises:
         PublishRefused: naming every check that failed; `RecallTooLow` where it is recall alone.
     """
     floors = floors or GateFloors()
     report = retrying(
-        lambda: inspect(dataset, checked=checked, floors=floors), what=f"checking version {dataset.version}"
+        lambda: inspect(dataset, checked=checked, floors=floors, keys=keys), what=f"checking version {dataset.version}"
     )
     failures = report.failures(expected_documents=expected_documents, floors=floors)
     if failures:
@@ -123,51 +122,25 @@ def check(
     return report
 
 
-def inspect(dataset: lance.LanceDataset, *, checked: lance.LanceDataset | None, floors: GateFloors) -> GateReport:
+def inspect(
+    dataset: lance.LanceDataset,
+    *,
+    checked: lance.LanceDataset | None,
+    floors: GateFloors,
+    keys: KeyCounts | None = None,
+) -> GateReport:
     """Makes every check and judges none; see `check`."""
     num_vectors, num_bad, num_off = _count_vectors(dataset, checked)
     found, recall = None, None
     with ThreadPoolExecutor(1) as pool:
-        counting = pool.submit(_count_keys, dataset)
+        counting = pool.submit(lambda: keys if keys is not None and keys.is_of(dataset) else count_keys(dataset))
         if dataset.count_rows() and floors.sample and not (num_bad or num_off):
             found, recall = retrieve_sample(dataset, sample=floors.sample)
-        num_rows, num_documents, num_repeated = counting.result()
+        counted = counting.result()
     return GateReport(
-        int(dataset.version), num_rows, num_documents, num_repeated, num_vectors, num_bad, num_off, found, recall
-    )
-
-
-def _count_keys(dataset: lance.LanceDataset) -> tuple[int, int, int]:
-    """Rows, distinct ids, and rows that repeat an (id, chunk). 20 bytes a row while it runs."""
-    first: list[NDArray[np.uint64]] = []
-    second: list[NDArray[np.uint64]] = []
-    chunk: list[NDArray[np.int32]] = []
-    for batch in dataset.to_batches(columns=["id", "chunk"], batch_size=_BATCH_ROWS):
-        ids = batch.column("id").to_numpy(zero_copy_only=False)
-        for hashes, key in zip((first, second), _HASH_KEYS, strict=True):
-            hashes.append(pd.util.hash_array(ids, hash_key=key, categorize=False))
-        chunk.append(batch.column("chunk").to_numpy())
-    if not first:
-        return 0, 0, 0
-    one, two, numbers = np.concatenate(first), np.concatenate(second), np.concatenate(chunk)
-    num_documents = _count_distinct(one, two)
-    if num_documents == len(one):  # no id has two rows, so none repeats
-        return len(one), num_documents, 0
-    return len(one), num_documents, len(one) - _count_distinct(one + numbers.astype(np.uint64) * _GOLDEN, two)
-
-
-def _count_distinct(one: NDArray[np.uint64], two: NDArray[np.uint64]) -> int:
-    """Distinct pairs: sorted by the first word, and by the second only where the first is shared."""
-    ordered = np.sort(one)
-    same = ordered[1:] == ordered[:-1]
-    if not same.any():
-        return len(one)
-    order = np.argsort(one)
-    shared = np.zeros(len(one), np.bool_)
-    shared[1:] |= same
-    shared[:-1] |= same
-    among = np.unique(np.column_stack([ordered[shared], two[order[shared]]]), axis=0)
-    return len(one) - int(shared.sum()) + len(among)
+        int(dataset.version), counted.num_rows, counted.num_documents, counted.num_repeated,
+        num_vectors, num_bad, num_off, found, recall,
+    )  # fmt: skip
 
 
 def _count_vectors(dataset: lance.LanceDataset, checked: lance.LanceDataset | None) -> tuple[int, int, int]:

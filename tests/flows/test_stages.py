@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from pipeline.corpus.locate import locate
 from pipeline.errors import CorpusChanged
-from pipeline.flows.stages import EncodeStage, ReadTask, _documents_table, _selected
+from pipeline.flows.stages import EncodeStage, ReadTask, _documents_table, _read_ahead, _selected
 from pipeline.flows.write_stage import write_fragments
 from pipeline.model.bundle import open_bundle
 from pipeline.model.encoder import Encoder
@@ -65,6 +66,21 @@ def test_a_shard_that_was_rewritten_with_as_many_documents(tmp_path: Path) -> No
 
 def _documents(*texts: str) -> list[Document]:
     return [Document(f"d{i}", "", text, "{}", "s.jsonl", i) for i, text in enumerate(texts)]
+
+
+def test_what_is_read_ahead_comes_whole_in_its_order_and_before_what_went_wrong() -> None:
+    documents = _documents("a", "b", "c", "d", "e")
+
+    def broken() -> Iterator[Document]:
+        yield from documents
+        raise CorpusChanged("it was rewritten")
+
+    windows = _read_ahead(broken(), 2)
+    assert [next(windows), next(windows)] == [documents[:2], documents[2:4]]
+    with pytest.raises(CorpusChanged, match="rewritten"):
+        next(windows)
+    assert [len(window) for window in _read_ahead(iter(documents), 2)] == [2, 2, 1]
+    assert list(_read_ahead(iter(()), 2)) == []
 
 
 class _Failing(Encoder):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import sys
 import traceback
 from typing import Any
@@ -104,6 +105,12 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
+    except SystemExit as error:
+        # Ray makes one of the signal with which schedulers and `ray job stop` end a driver
+        if error.code != signal.SIGTERM:
+            raise
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except BrokenPipeError:
         # the reader of stdout went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

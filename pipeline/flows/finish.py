@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pipeline.errors import LeaseLost, RecallTooLow
+from pipeline.errors import LeaseLost, RecallTooLow, T1Error
 from pipeline.flows.writing import Say
 from pipeline.settings import IndexesSettings, PublishSettings
 from pipeline.storage import redact
@@ -25,7 +25,7 @@ from pipeline.store.indexes import (
 )
 from pipeline.store.lease import read_lease
 from pipeline.store.schema import read_fingerprint
-from pipeline.store.transactions import Writer
+from pipeline.store.transactions import Writer, fence, fenced_version
 
 Build = Callable[[Table, IndexPlan], None]
 Result = TypeVar("Result")
@@ -140,10 +140,21 @@ def finish(
             raise
         dataset = how.retrain()
         how.run(gate.check, dataset, **rest)
-    writer.confirm()
-    version = live.publish(dataset)
-    live.drop_old(database.open("documents"), _retention(settings))
+    version = live.publish(dataset, confirm=writer.confirm)
+    _clean_up(database, writer, settings, say=how.say)
     return version
+
+
+def _clean_up(database: Database, writer: Writer, settings: PublishSettings, *, say: Say) -> None:
+    """Drops what nothing keeps any more; whatever keeps it from that, the new version is live by now."""
+    try:
+        latest = database.open("documents")
+        if fenced_version(latest) is None:  # `t1 publish` may have taken an older version
+            latest = fence(writer, latest)
+        live.drop_old(latest, _retention(settings), confirm=writer.confirm)
+    except (T1Error, OSError, RuntimeError, ValueError) as error:
+        why = redact(str(error).partition("\n")[0])
+        say(f"old versions were not cleaned up, which the next run tries again: {why}")
 
 
 def _comparable(database: Database, dataset: Table) -> Table | None:

@@ -48,6 +48,7 @@ from pipeline.store.database import Database
 from pipeline.store.indexes import choose_vector_index
 from pipeline.store.keys import count_keys
 from pipeline.store.schema import documents_schema
+from pipeline.store.transactions import fence
 
 
 def index(settings: IndexSettings, *, quiet: bool = False) -> RunReport:
@@ -161,16 +162,18 @@ def _publish(run: Run, summary: PlanSummary, committer: Committer) -> None:
     how = How(call_remotely, build=build, say=run.reporter.say, keys=keys)
     indexes = partial(add_indexes, run.database, settings=run.settings.indexes, writer=run.writer, how=how)
     dataset = indexes(dataset=committer.dataset)
+    if run.database.live_version() == dataset.version:
+        run.report.version = int(dataset.version)
+        return
+    dataset = fence(run.writer, dataset)
     # every row is in it: from here on `t1 publish` can end what this run begins
     run.report.version = int(dataset.version)
-    if run.database.live_version() == dataset.version:
-        return
     whole = not (run.settings.corpus.limit or run.settings.corpus.keep_missing)
     expected = run.report.documents_encoded + summary.num_unchanged if whole else None
     check_canary(run.database, dataset, run.settings.publish, device="cpu", say=run.reporter.say)
     run.report.version = finish(
         run.database, dataset, writer=run.writer, settings=run.settings.publish, expected_documents=expected,
-        how=replace(how, retrain=lambda: indexes(dataset=dataset, rebuild=True)),
+        how=replace(how, retrain=lambda: fence(run.writer, indexes(dataset=dataset, rebuild=True))),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.errors import PublishRefused, TableError
 from pipeline.flows.canary import check_canary
-from pipeline.flows.finish import finish, floors_of
+from pipeline.flows.finish import How, call_here, finish, floors_of
 from pipeline.flows.report import RunReport
 from pipeline.flows.writing import Say, new_run_id, writing
 from pipeline.settings import PublishSettings
@@ -21,6 +21,7 @@ from pipeline.storage import redact
 from pipeline.store import gate, live
 from pipeline.store.database import LIVE, Database, Table
 from pipeline.store.schema import read_fingerprint
+from pipeline.store.transactions import fenced_version
 
 
 def publish(db: str, *, version: int | None, settings: PublishSettings, say: Say) -> dict[str, Any]:
@@ -38,7 +39,8 @@ def publish(db: str, *, version: int | None, settings: PublishSettings, say: Say
         _check_complete(database, dataset)
         with _recorded(database, dataset, run_id=run_id, status="published"):
             check_canary(database, dataset, settings, device="cpu", say=say)
-            finish(database, dataset, writer=writer, settings=settings, expected_documents=None)
+            how = How(call_here, say=say)
+            finish(database, dataset, writer=writer, settings=settings, expected_documents=None, how=how)
     say(f"published version {dataset.version} as live in {redact(database.documents_uri)}")
     return {"live": int(dataset.version), "run_id": run_id}
 
@@ -48,7 +50,7 @@ def _check_complete(database: Database, dataset: Table) -> None:
     complete = set()
     if database.exists("runs"):
         complete = set(database.open("runs").to_table(columns=["version"]).column("version").to_pylist())
-    if int(dataset.version) not in complete:
+    if not complete & {int(dataset.version), fenced_version(dataset)}:
         raise TableError(
             f"version {dataset.version} of {redact(database.documents_uri)} was left by a run that did not end, so "
             "rows may be missing; run t1 index again, which encodes only those and publishes"
@@ -78,8 +80,7 @@ def rollback(db: str, *, to: int | None = None, say: Say) -> dict[str, Any]:
         version = live.choose_rollback(live.published_versions(database.open("documents")), to=to)
         dataset = database.open("documents", version=version)
         with _recorded(database, dataset, run_id=run_id, status="rolled_back"):
-            writer.confirm()
-            live.publish(dataset)
+            live.publish(dataset, confirm=writer.confirm)
     say(
         f"live went from version {was} to {version} in {redact(database.documents_uri)}; "
         "the next t1 index publishes what the corpus then holds"

@@ -96,16 +96,29 @@ class Writer:
             )  # fmt: skip
         except CommitConflictError as error:
             if "Incompatible transaction" in str(error) and not self._landed(key, since=transaction.read_version):
-                raise LeaseLost(
-                    f"another run has taken {redact(self.uri)} over: {_sentence(error)}; nothing of this commit was "
-                    "written; `t1 status` says who holds it"
-                ) from error
+                raise self._taken_over(error) from error
             raise _busy(error) from error
         except (OSError, RuntimeError) as error:
             # whether it landed or not, the next attempt looks; only what waiting cannot mend ends the run
             if classify(error) in (Failure.FULL, Failure.REFUSED):
                 raise
+            if self._is_gone(transaction.read_version):
+                raise self._taken_over(error) from error
             raise _busy(error) from error
+
+    def _taken_over(self, error: Exception) -> LeaseLost:
+        return LeaseLost(
+            f"another run has taken {redact(self.uri)} over: {_sentence(error)}; nothing of this commit was written; "
+            "`t1 status` says who holds it"
+        )
+
+    def _is_gone(self, version: int) -> bool:
+        """Whether a version that was there is not any more, which only another run's upkeep can have done."""
+        try:
+            latest = lance.dataset(self.uri, storage_options=lance_options(self.uri))
+            return 0 < version < latest.version and version not in {int(v["version"]) for v in latest.versions()}
+        except (ValueError, OSError):
+            return False
 
     def _once(self, dataset: lance.LanceDataset, key: dict[str, str], *, since: int) -> lance.LanceDataset:
         """The version as it is when this commit has landed once; taken back to it where it landed twice."""
@@ -142,11 +155,21 @@ class Writer:
 def fence(writer: Writer, dataset: lance.LanceDataset) -> lance.LanceDataset:
     """Makes the latest version anew, so that Lance refuses every commit that was begun before it.
 
-    For a run that took the table over from one that may only be paused: an `Append` or `Delete` that read an older
-    version is incompatible with a `Restore` since, whenever it arrives.
+    For a run that took the table over from one that may only be paused: an `Append`, `Delete` or `CreateIndex` that
+    read an older version is incompatible with a `Restore` since, whenever it arrives. And for every version that is to
+    be published: upkeep deletes the versions between two that were live, a fence among them, and with what is live for
+    a fence it cannot matter for how long a run was paused.
     """
     version = int(dataset.version)
     return writer.commit(lance.LanceOperation.Restore(version), read_version=version)
+
+
+def fenced_version(dataset: lance.LanceDataset) -> int | None:
+    """The version that a fence made anew; None where this version is not one."""
+    version = int(dataset.version)
+    transaction = retrying(lambda: dataset.read_transaction(version), what=f"reading how version {version} was made")
+    operation = transaction.operation if transaction is not None else None
+    return int(operation.version) if isinstance(operation, lance.LanceOperation.Restore) else None
 
 
 def read_key(dataset: lance.LanceDataset, version: int) -> dict[str, str]:

@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.s3]  # S3, as the cluster's workers c
 
 # In the order that a run reaches them, so that each run gets as far as its point.
 FIRST = [
+    "begin:after",
     "quarantine:after",
     "append:before:2",
     "append:after:2",
@@ -22,9 +23,9 @@ FIRST = [
     "first-live:before",
 ]
 SECOND = ["scan-cache:before", "fence:after", "append:after", "deletion-file:after", "delete:after",
-          "live:before", "upkeep:before", "runs:before"]  # fmt: skip
+          "fence:before:2", "live:before", "upkeep:before", "runs:before"]  # fmt: skip
 # Steps that a run may take several times.
-REPEATED = {"quarantine": 2, "append": 3, "deletion-file": 2}
+REPEATED = {"quarantine": 2, "append": 3, "deletion-file": 2, "fence": 2}
 # Lines said, windows encoded, and files of a local database: an object store's are not counted.
 EVENTS_OF_A_RUN, EVENTS_WITHOUT_FILES = 120, 50
 

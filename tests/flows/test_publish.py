@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.errors import LeaseHeld, PublishRefused, TableError
+from pipeline.errors import LeaseHeld, LeaseLost, PublishRefused, TableError
 from pipeline.flows.finish import How, add_indexes, call_here, finish
 from pipeline.flows.publish import publish, rollback, verify
 from pipeline.flows.report import RunReport
@@ -21,6 +23,7 @@ from pipeline.settings import IndexesSettings, PublishSettings
 from pipeline.store import live
 from pipeline.store.database import LIVE, Database
 from pipeline.store.fragments import write_rows
+from pipeline.store.transactions import fence
 from tests.store.sample import Row, as_table, committer, schema
 
 SETTINGS = PublishSettings()
@@ -44,6 +47,7 @@ def _night(database: Database, *ids: str, settings: PublishSettings = SETTINGS, 
         commits.add(write_rows(as_table([Row(i) for i in ids]), database.documents_uri, schema=schema()))
         commits.flush()
         dataset = add_indexes(database, commits.dataset, IndexesSettings(), writer=writer, how=How(call_here))
+        dataset = fence(writer, dataset)
         report = RunReport(writer.run_id, "m", "f", datetime.now(UTC), status="refused", version=int(dataset.version))
         database.append("runs", report.as_row("{}"))
         if end:
@@ -84,11 +88,11 @@ def test_what_was_never_live_is_no_rollback_target(
     first, second = _night(database, "a"), _night(database, "b")
     point, left = live._point, [moved]
 
-    def cut_off(*arguments: Any) -> None:
+    def cut_off(*arguments: Any, **named: Any) -> None:
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
-        point(*arguments)
+        point(*arguments, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(live, "_point", cut_off)
@@ -166,12 +170,16 @@ def test_fragments_of_a_dead_run_are_cleaned(database: Database) -> None:
     _night(database, "a")
     orphan = write_rows(as_table([Row("lost")]), database.documents_uri, schema=schema())
     names = {file["path"] for text in orphan.fragments for file in json.loads(text)["files"]}
-    data = {p.name for p in Path(database.documents_uri, "data").iterdir()}
-    assert names <= data
+    folder = Path(database.documents_uri, "data")
     _night(database, "b")
-    data = {p.name for p in Path(database.documents_uri, "data").iterdir()}
-    assert not names & data
-    assert _live_ids(database) == ["a", "b"]
+    # they may be those of a run that is only slow
+    assert names <= {path.name for path in folder.iterdir()}
+    a_week_ago = time.time() - 8 * 24 * 3_600
+    for name in names:
+        os.utime(folder / name, (a_week_ago, a_week_ago))
+    _night(database, "c")
+    assert not names & {path.name for path in folder.iterdir()}
+    assert _live_ids(database) == ["a", "b", "c"]
 
 
 def test_whoever_writes_keeps_the_others_out(database: Database) -> None:
@@ -204,3 +212,102 @@ def test_a_run_that_never_ended_is_fenced_out(database: Database) -> None:
         with pytest.raises(Exception, match="another run has taken"):
             paused.flush()
     assert _live_ids(database) == ["a"]
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_run_that_was_replaced_can_commit_nothing_however_late_it_comes(database: Database, by_hand: bool) -> None:
+    first = _night(database, "a", settings=NO_DAYS)
+    paused = committer(database)
+    paused.add(write_rows(as_table([Row("late")]), database.documents_uri, schema=schema()))
+    with pytest.raises(RuntimeError), writing(database, run_id="dies", say=_say):
+        raise RuntimeError("the power went")
+    # upkeep deletes what lies between two published versions, the winner's first fence among it
+    if by_hand:
+        publish(database.uri, version=first, settings=NO_DAYS, say=_say)
+    else:
+        for name in "bcde":
+            _night(database, name, settings=NO_DAYS)
+    rows = paused.dataset.to_table(columns=["id"], with_row_id=True).column("_rowid").to_numpy()
+    with pytest.raises(LeaseLost, match="another run has taken"):
+        paused.flush()
+    with pytest.raises(LeaseLost, match="another run has taken"):
+        paused.delete_rows(rows)
+    with pytest.raises(Exception, match="incompatible with concurrent transaction Restore"):
+        paused.dataset.create_scalar_index("shard", "BTREE", name="late_idx")
+    _night(database, "f")
+    assert _live_ids(database) == (["a", "f"] if by_hand else ["a", "b", "c", "d", "e", "f"])
+
+
+def test_upkeep_of_a_run_that_was_replaced_leaves_the_next_one_its_files(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _night(database, "a")
+    drop_old, winners = live.drop_old, []
+
+    def resumed_late(*arguments: Any, **named: Any) -> Any:
+        # paused here until another run has taken the table over, and has written what it will commit
+        winner = committer(database)
+        winner.add(write_rows(as_table([Row("w")]), database.documents_uri, schema=schema()))
+        winners.append(winner)
+        return drop_old(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live, "drop_old", resumed_late)
+        _night(database, "b", settings=NO_DAYS)
+    winners[0].flush()
+    assert sorted(database.open("documents").to_table(columns=["id"]).column("id").to_pylist()) == ["a", "b", "w"]
+
+
+def test_a_run_that_lost_its_table_moves_no_tag(database: Database) -> None:
+    first = _night(database, "a")
+    second = _night(database, "b", end=False)
+
+    def lost() -> None:
+        raise LeaseLost("taken over")
+
+    with pytest.raises(LeaseLost):
+        live.publish(database.open("documents", version=second), confirm=lost)
+    with pytest.raises(LeaseLost):
+        live.drop_old(database.open("documents"), live.Retention(1, 0), confirm=lost)
+    assert (database.live_version(), _live_ids(database)) == (first, ["a"])
+
+
+def test_going_back_goes_to_what_was_live_last(database: Database) -> None:
+    good, bad = _night(database, "a"), _night(database, "b")
+    assert rollback(database.uri, say=_say)["live"] == good
+    _night(database, "c")
+    # not to the higher number, which was found bad
+    assert rollback(database.uri, say=_say)["live"] == good
+    published = {p.version: p for p in live.published_versions(database.open("documents"))}
+    left_at = published[bad].left_at
+    assert left_at is not None
+    assert published[good].left_at is None
+
+
+def test_days_count_from_when_a_version_stopped_being_live() -> None:
+    day = datetime(2026, 1, 1, tzinfo=UTC)
+    days = [day + timedelta(days=n) for n in (0, 1, 2, 29)]
+    long_live = live.Published(20, days[0], False, left_at=days[3])
+    published = [
+        live.Published(35, days[3], True), live.Published(31, days[2], False, left_at=days[2]),
+        live.Published(30, days[1], False, left_at=days[1]), long_live,
+    ]  # fmt: skip
+    expired = live._expired(published, live.Retention(1, 7), now=days[3])
+    assert [p.version for p in expired] == [31, 30]
+    assert long_live in live._expired(published, live.Retention(1, 7), now=days[3] + timedelta(days=8))
+
+
+def test_what_keeps_upkeep_from_its_work_is_said_and_the_version_is_live(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _night(database, "a")
+    version = _night(database, "b", end=False)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("403 Forbidden")
+
+    monkeypatch.setattr(live, "drop_old", refuse)
+    said: list[str] = []
+    publish(database.uri, version=None, settings=SETTINGS, say=said.append)
+    assert database.live_version() == version
+    assert any("old versions were not cleaned up" in sentence and "403" in sentence for sentence in said)

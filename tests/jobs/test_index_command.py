@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.flows.corpora import MODEL, document, write_jsonl
+from tests.jobs.conftest import ROOT
 
 pytestmark = pytest.mark.ray
 
@@ -74,3 +78,21 @@ def test_too_many_bad_rows_end_with_their_own_code(t1: Any, tmp_path: Path, addr
     assert (status["live"], status["latest"], status["runs"][0]["status"]) == (None, None, "failed")
     assert status["quarantine"] == {"broken_json": 20}
     assert not (tmp_path / "db" / "documents.lance").exists()
+
+
+def test_a_run_that_is_told_to_stop_gives_the_table_back(t1: Any, tmp_path: Path, address: str) -> None:
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", (document(f"d{n}", "word " * 50) for n in range(40_000)))
+    where = ["--corpus", corpus, "--db", tmp_path / "db", "--model", MODEL, "--address", address]
+    command = [sys.executable, "-c", "from jobs.cli import main; main()", "index", *map(str, where)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        assert any(line.startswith("encoding on") for line in run.stderr)
+        run.terminate()
+        out, said = run.communicate(timeout=100)
+    assert (run.returncode, out) == (128 + signal.SIGTERM, "")
+    assert said.splitlines()[-1] == "stopped; run the same command again to go on"
+    status = json.loads(t1("status", "--db", tmp_path / "db").stdout)
+    assert (status["live"], status["runs"][0]["status"]) == (None, "failed")
+    done = t1("index", "--quiet", *where)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["documents_read"] == 40_000

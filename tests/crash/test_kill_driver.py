@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.s3]  # S3, as the cluster's workers c
 
 # In the order that a run reaches them, so that each run gets as far as its point.
 FIRST = [
-    "begin:after",
     "quarantine:after",
+    "begin:after",
     "append:before:2",
     "append:after:2",
     "indexes:after",

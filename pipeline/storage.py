@@ -15,8 +15,15 @@ from fsspec.core import url_to_fs
 
 from pipeline.errors import StorageError
 
-_SECRET = re.compile(r"(?i)(secret|token|password|credential|access_key|signature)([\"']?\s*[=:]\s*[\"']?)[^\s&\"',]+")
-_USERINFO = re.compile(r"://[^/@\s]+@")
+_SECRET = re.compile(
+    # "sig" and "AccountKey" are Azure's; "sig" only as a whole word, for it ends and begins others
+    r"(?i)(secret|token|password|credential|(?:access|account)_?key|signature|(?<![a-z0-9])sig)"
+    r"([\"']?\s*[=:]\s*[\"']?)[^\s&\"',]+"
+)
+# Up to the last @ before a slash, for a password may hold one. A password with a slash makes no URI that opens, but the
+# sentence that says so has it; what looks like a port is none. A quote that ends a JSON string ends the URI.
+_INSIDE = r"[^\s\"/]|\"(?![,:\]}])"
+_USERINFO = re.compile(rf"://(?:(?:{_INSIDE})*@|[^\s\"/:@]*:(?!\d+[/?#])(?:{_INSIDE}|/)*?@)")
 
 # A store that says nothing is given up after these, an attempt at a time; `retry` then decides about the whole.
 CONNECT_TIMEOUT_S = 5
@@ -29,7 +36,8 @@ _LANCE_RETRIES = 5
 
 def redact(text: str) -> str:
     """The same text with anything that looks like a credential replaced by `***`."""
-    return _USERINFO.sub("://***@", _SECRET.sub(r"\1\2***", text))
+    # user and password first: what looks like a name and value may be a part of them
+    return _SECRET.sub(r"\1\2***", _USERINFO.sub("://***@", text))
 
 
 def is_local(uri: str) -> bool:

@@ -17,6 +17,7 @@ from pipeline.corpus.rows import Row, rejected
 from pipeline.corpus.streams import DamagedStream, is_cut, open_stream, read_lines
 from pipeline.errors import CorpusError
 from pipeline.records import Format, Reason, Rejected, Shard
+from pipeline.storage import redact
 
 
 def read_delimited(shard: Shard, *, max_field_chars: int, max_line_bytes: int) -> Iterator[tuple[int, Row] | Rejected]:
@@ -130,7 +131,9 @@ def _read_records(lines: _Lines, format: Format) -> Iterator[list[str] | _Proble
 
 def _read_header(record: list[str] | _Problem, uri: str) -> list[str]:
     if isinstance(record, _Problem):
-        raise CorpusError(f"the header of {uri} cannot be read: {record.detail}; the first row must name the columns")
+        raise CorpusError(
+            f"the header of {redact(uri)} cannot be read: {record.detail}; the first row must name the columns"
+        )
     names = [name.strip() for name in record]
     # The first of two columns of one name keeps it; the other gets a number that no third column has.
     taken = set(names)

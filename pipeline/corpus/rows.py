@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from pipeline.records import QUARANTINE_TEXT_CHARS, Document, FieldMap, Reason, Rejected, content_hash
+from pipeline.storage import is_local, redact
 
 Row = Mapping[str, Any]
 _COMPACT = (",", ":")
@@ -47,8 +48,7 @@ class DocumentBuilder:
         """
         self._text, self._id, self._title, self._metadata = fields.text, fields.id, fields.title, fields.metadata
         self._named = frozenset(name for name in (fields.text, fields.id, fields.title) if name is not None)
-        # Bytes of a local name that are no UTF-8 come as surrogates, which no table stores.
-        self._shard = storable(shard)
+        self._shard = shown(shard)
         self._max_chars = max_text_chars
 
     def build(self, offset: int, row: Row) -> Document | Rejected:
@@ -162,7 +162,7 @@ def _plain(value: Any) -> Any:
 
 
 def rejected(shard: str, *, offset: int, reason: Reason, detail: str, raw: str | bytes = "", id: str = "") -> Rejected:
-    """A `Rejected` whose strings can all be stored as UTF-8.
+    """A `Rejected` whose strings can all be stored as UTF-8, and whose shard is named as in `shown`.
 
     Args:
         shard: URI of the file.
@@ -176,7 +176,7 @@ def rejected(shard: str, *, offset: int, reason: Reason, detail: str, raw: str |
         # Four bytes a character at most.
         raw = raw[: 4 * QUARANTINE_TEXT_CHARS].decode("utf-8", "replace")
     return Rejected(
-        storable(shard),
+        shown(shard),
         offset,
         reason,
         storable(detail),
@@ -213,6 +213,15 @@ def _is_storable(text: str) -> bool:
 def storable(text: str) -> str:
     """The same text, with a question mark for each surrogate, which UTF-8 cannot hold."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def shown(uri: str) -> str:
+    """A file's URI as it is stored with a row: it says where the row came from, and opens nothing.
+
+    Without a credential, which tables, their backups and the hits of a search would hand on. A local name holds none;
+    its bytes that are no UTF-8 come as surrogates, which no table stores.
+    """
+    return storable(uri if is_local(uri) else redact(uri))
 
 
 def _readable_id(row: Row, column: str | None) -> str:

@@ -14,11 +14,11 @@ from itertools import islice
 from fsspec import AbstractFileSystem
 
 from pipeline.corpus.formats import split_name
-from pipeline.corpus.rows import rejected, storable
+from pipeline.corpus.rows import rejected, shown, storable
 from pipeline.corpus.streams import storage_errors
 from pipeline.records import Document, Reason, Rejected, Shard
 from pipeline.retry import is_transient, retrying
-from pipeline.storage import join, open_filesystem
+from pipeline.storage import is_local, join, open_filesystem, redact
 
 # Files fetched side by side: in an object store each costs a round trip of tens of milliseconds.
 _NUM_FETCHED = 32
@@ -47,7 +47,9 @@ def read_texts(shard: Shard, *, max_text_chars: int) -> Iterator[Document | Reje
     max_bytes = 4 * max_text_chars + 4
     while names := list(islice(members, _NUM_FETCHED)):
         for name, content in zip(names, _fetch(fs, folder, names, shard.uri, max_bytes=max_bytes), strict=True):
-            yield _read_text(join(shard.uri, name), name, content, max_text_chars=max_text_chars)
+            # a query belongs to a file of a web server, and may hold what opens it; the id is stored as it is
+            id = name if is_local(shard.uri) or "?" not in name else redact(name)
+            yield _read_text(join(shard.uri, name), id, content, max_text_chars=max_text_chars)
 
 
 def _fetch(fs: AbstractFileSystem, folder: str, names: Sequence[str], uri: str, *, max_bytes: int) -> Iterator[bytes]:
@@ -92,7 +94,7 @@ def _read_text(uri: str, name: str, content: bytes, *, max_text_chars: int) -> D
         return _reject(uri, name, content, Reason.TOO_LONG, f"longer than {max_text_chars:,} characters")
     if storable(name) != name:
         return _reject(uri, name, content, Reason.NOT_UTF8, "the file's name is not UTF-8, and it would be the id")
-    return Document(name, title, text, "{}", storable(uri), 0)
+    return Document(name, title, text, "{}", shown(uri), 0)
 
 
 def _reject(uri: str, name: str, content: bytes, reason: Reason, detail: str) -> Rejected:

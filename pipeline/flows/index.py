@@ -84,7 +84,9 @@ def index(settings: IndexSettings, *, quiet: bool = False) -> RunReport:
             connected(settings.pool.address) as resources,
         ):
             bundle, pool = _prepare(settings, resources)
-            report = RunReport(writer.run_id, bundle.checkpoint.source, bundle.identity.fingerprint, datetime.now(UTC))
+            report = RunReport(
+                writer.run_id, redact(bundle.checkpoint.source), bundle.identity.fingerprint, datetime.now(UTC)
+            )
             reporter.say(
                 f"model: {report.model}, {bundle.identity.dim} components, {bundle.settings.compute_dtype} on "
                 f"{pool.device}, fingerprint {report.fingerprint[:12]}; run {report.run_id}"
@@ -115,7 +117,7 @@ def _recorded(run: Run, resources: Resources) -> RunReport:
         run.database.append("runs", report.as_row(run.settings.model_dump_json()))
     for sentence in report.sentences():
         run.reporter.say(sentence)
-    run.reporter.say(f"published version {report.version} as live in {run.database.documents_uri}")
+    run.reporter.say(f"published version {report.version} as live in {redact(run.database.documents_uri)}")
     return report
 
 

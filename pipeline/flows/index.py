@@ -33,12 +33,13 @@ from pipeline.flows.duplicates import DuplicatesTask, read_duplicates
 from pipeline.flows.encoding import encode_selected
 from pipeline.flows.failures import root_cause
 from pipeline.flows.finish import How, add_indexes, finish
-from pipeline.flows.guards import check_deletions, check_quarantine
+from pipeline.flows.guards import check_deletions, check_quarantine, check_shrinking
 from pipeline.flows.progress import reporting
 from pipeline.flows.rebuild import describe_rebuild
 from pipeline.flows.report import RunReport
 from pipeline.flows.run import Run, set_aside
 from pipeline.flows.scan import CorpusScan, in_flushes
+from pipeline.flows.unreadable import note_unreadable
 from pipeline.flows.writing import new_run_id, writing
 from pipeline.model.bundle import ModelBundle, open_bundle
 from pipeline.settings import IndexSettings
@@ -131,6 +132,7 @@ def _index(run: Run, resources: Resources) -> None:
             f"`t1 status --db {redact(run.database.uri)}` counts why; nothing was published"
         )
     check_deletions(summary, allowed=run.settings.corpus.max_delete)
+    check_shrinking(run, summary)
     run.reporter.say(
         f"scan: {summary.num_documents:,} documents, {summary.num_selected:,} to encode ({summary.num_changed:,} "
         f"changed), {summary.num_unchanged:,} unchanged, {summary.num_duplicates:,} duplicate, "
@@ -170,8 +172,7 @@ def _publish(run: Run, summary: PlanSummary, committer: Committer) -> None:
     dataset = fence(run.writer, dataset)
     # every row is in it: from here on `t1 publish` can end what this run begins
     run.report.version = int(dataset.version)
-    whole = not (run.settings.corpus.limit or run.settings.corpus.keep_missing)
-    expected = run.report.documents_encoded + summary.num_unchanged if whole else None
+    expected = run.report.documents_encoded + summary.num_unchanged if run.sees_all else None
     check_canary(run.database, dataset, run.settings.publish, device="cpu", say=run.reporter.say)
     run.report.version = finish(
         run.database, dataset, writer=run.writer, settings=run.settings.publish, expected_documents=expected,
@@ -189,8 +190,8 @@ def _scan(run: Run, resources: Resources) -> tuple[Any, PlanSummary]:
     report.documents_quarantined += sum(scan.known_rejected.values())
     if scan.num_known:
         run.reporter.say(f"{scan.num_known:,} of {len(run.shards):,} shards have not changed and were not opened")
-    whole = not (corpus.limit or corpus.keep_missing)
-    how = Comparison(whole, corpus.limit, len(run.shards), scan.fresh)
+    note_unreadable(run, scan.known_rejected)
+    how = Comparison(run.sees_all, corpus.limit, len(run.shards), scan.fresh)
     plan, summary = decide_remotely(scan.packs, known, how)
     report.documents_read = summary.num_documents + report.documents_quarantined
     check_quarantine(report, allowed=corpus.max_quarantine, db=run.database.uri)

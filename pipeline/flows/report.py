@@ -28,6 +28,7 @@ class RunReport:
         documents_duplicate: Documents whose id another one had before them.
         documents_quarantined: Rows set aside with a reason.
         documents_deleted: Documents that left the table because the corpus no longer has them.
+        shards_unreadable: Files that could not be read to their end; with one of these nothing is deleted.
         num_chunks: Rows written.
         num_tokens: Tokens encoded, frame included.
         num_slots: Token positions computed.
@@ -49,6 +50,7 @@ class RunReport:
     documents_duplicate: int = 0
     documents_quarantined: int = 0
     documents_deleted: int = 0
+    shards_unreadable: int = 0
     num_chunks: int = 0
     num_tokens: int = 0
     num_slots: int = 0

@@ -142,6 +142,16 @@ def choose_device(wanted: str, resources: Resources) -> str:
     return "cuda" if resources.gpus > 0 else "cpu"
 
 
+def advise_device(wanted: str, resources: Resources) -> str | None:
+    """One sentence where "auto" finds no GPU in a cluster that may yet grow some, else None."""
+    if wanted != "auto" or resources.gpus > 0 or not resources.grows:
+        return None
+    return (
+        "the cluster has no GPU now, so encoders run on CPU; if it can grow nodes with GPUs, --device cuda asks its "
+        "autoscaler for them"
+    )
+
+
 def size_pool(settings: PoolSettings, resources: Resources, *, device: str) -> Pool:
     """A pool that the cluster can schedule.
 

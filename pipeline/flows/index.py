@@ -22,6 +22,7 @@ from pipeline.flows.canary import check_canary, read_canary
 from pipeline.flows.cluster import (
     Pool,
     Resources,
+    advise_device,
     call_remotely,
     choose_device,
     connected,
@@ -34,13 +35,14 @@ from pipeline.flows.encoding import encode_selected
 from pipeline.flows.failures import root_cause
 from pipeline.flows.finish import How, add_indexes, finish
 from pipeline.flows.guards import check_deletions, check_quarantine, check_shrinking
+from pipeline.flows.precision import keep_dtype
 from pipeline.flows.progress import reporting
 from pipeline.flows.rebuild import describe_rebuild
 from pipeline.flows.report import RunReport
 from pipeline.flows.run import Run, set_aside
 from pipeline.flows.scan import CorpusScan, in_flushes
 from pipeline.flows.unreadable import note_unreadable
-from pipeline.flows.writing import new_run_id, writing
+from pipeline.flows.writing import Say, new_run_id, writing
 from pipeline.model.bundle import ModelBundle, open_bundle
 from pipeline.settings import IndexSettings
 from pipeline.storage import redact
@@ -84,19 +86,22 @@ def index(settings: IndexSettings, *, quiet: bool = False) -> RunReport:
             writing(database, run_id=new_run_id(), say=reporter.say) as writer,
             connected(settings.pool.address) as resources,
         ):
-            bundle, pool = _prepare(settings, resources)
+            bundle, pool = _prepare(settings, resources, say=reporter.say)
+            bundle, kept = keep_dtype(bundle, database, wanted=settings.encoder.compute_dtype)
             report = RunReport(
                 writer.run_id, redact(bundle.checkpoint.source), bundle.identity.fingerprint, datetime.now(UTC)
             )
             reporter.say(
-                f"model: {report.model}, {bundle.identity.dim} components, {bundle.settings.compute_dtype} on "
+                f"model: {report.model}, {bundle.identity.dim} components, {bundle.settings.compute_dtype}{kept} on "
                 f"{pool.device}, fingerprint {report.fingerprint[:12]}; run {report.run_id}"
             )
             return _recorded(Run(settings, database, reporter, report, shards, fields, bundle, pool, writer), resources)
 
 
-def _prepare(settings: IndexSettings, resources: Resources) -> tuple[ModelBundle, Pool]:
+def _prepare(settings: IndexSettings, resources: Resources, *, say: Say) -> tuple[ModelBundle, Pool]:
     device = choose_device(settings.pool.device, resources)
+    if advice := advise_device(settings.pool.device, resources):
+        say(advice)
     return open_bundle(settings.encoder, device=device), size_pool(settings.pool, resources, device=device)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import ClusterError
 from pipeline.flows import cluster
-from pipeline.flows.cluster import Resources, choose_device, size_pool
+from pipeline.flows.cluster import Resources, advise_device, choose_device, size_pool
 from pipeline.settings import PoolSettings
 
 
@@ -72,6 +72,15 @@ def test_the_device_is_what_there_is_unless_told() -> None:
     assert choose_device("auto", _resources(cpus=2)) == "cpu"
     assert choose_device("auto", _resources(cpus=2, gpus=1)) == "cuda"
     assert choose_device("cpu", _resources(cpus=2, gpus=1)) == "cpu"
+
+
+def test_a_cluster_that_may_grow_gpus_is_not_left_to_cpus_without_a_word() -> None:
+    grows = _resources(cpus=2, grows=True)
+    assert "--device cuda asks its autoscaler" in str(advise_device("auto", grows))
+    for wanted in ("cpu", "cuda"):
+        assert advise_device(wanted, grows) is None
+    assert advise_device("auto", _resources(cpus=2)) is None
+    assert advise_device("auto", _resources(cpus=2, gpus=1, grows=True)) is None
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,42 @@ def test_another_encoder_is_built_beside_and_swapped(folder: Path) -> None:
     assert {len(row["vector"]) for row in table_rows(folder / "db", version=before)} == {64}
 
 
+def test_a_table_keeps_the_arithmetic_it_was_begun_with(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As on a night whose cluster has other devices: "auto" would mean another dtype, and every vector anew."""
+    assert _run(folder, encoder__compute_dtype="bfloat16").documents_encoded == 8
+    capsys.readouterr()
+    write_jsonl(folder / "corpus.jsonl", [document(name) for name in [*NAMES, "new"]])
+    report = index(settings_for(folder / "corpus.jsonl", folder / "db"))
+    assert _counts(report) == {"read": 9, "encoded": 1, "unchanged": 8}
+    (model,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("model: ")]
+    assert "bfloat16 as the table has it (--dtype names another" in model
+    # another model is not held to it, and neither is who asks for one
+    assert "float32 on cpu" in _model_line(folder, capsys, encoder__model="hashing://32")
+    assert "float32 on cpu" in _model_line(folder, capsys, encoder__compute_dtype="float32")
+
+
+def _model_line(folder: Path, capsys: pytest.CaptureFixture[str], **flags: Any) -> str:
+    index(settings_for(folder / "corpus.jsonl", folder / "db", **flags))
+    (model,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("model: ")]
+    return model
+
+
+def test_a_first_run_goes_on_in_the_arithmetic_it_was_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_jsonl(tmp_path / "corpus.jsonl", [document(name) for name in NAMES])
+    _leave_unpublished(tmp_path, monkeypatch, encoder__compute_dtype="bfloat16")
+    assert _counts(_run(tmp_path)) == {"read": 8, "unchanged": 8}
+
+
+def _leave_unpublished(folder: Path, monkeypatch: pytest.MonkeyPatch, **flags: Any) -> None:
+    """A run that has encoded everything, and is killed before it publishes."""
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module, "_publish", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            _run(folder, **flags)
+
+
 def test_an_encoder_that_was_given_up_costs_the_old_one_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = _live(folder)
     with monkeypatch.context() as patch:

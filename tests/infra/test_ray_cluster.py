@@ -22,6 +22,12 @@ def test_ray_accepts_it(cluster: dict[str, Any]) -> None:
     assert cluster.keys() <= prepared.keys()
 
 
+def test_what_is_told_of_submitting_asks_for_its_gpus(pytestconfig: pytest.Config) -> None:
+    for name in ("ray_cluster.yaml", "README.md"):
+        text = (Path(pytestconfig.rootpath) / name).read_text()
+        assert text.count("ray job submit") == text.count("-- t1 index --device cuda ..."), name
+
+
 def test_the_head_runs_no_tasks(cluster: dict[str, Any]) -> None:
     assert cluster["available_node_types"][cluster["head_node_type"]]["resources"] == {"CPU": 0}
 

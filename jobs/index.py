@@ -41,6 +41,7 @@ _FIELDS = {
     "window_documents": "pool.window_documents",
     "commit_rows": "commit.max_rows",
     "commit_seconds": "commit.max_seconds",
+    "discard_unpublished": "commit.discard_unpublished",
     "vector_index": "indexes.vector",
     "min_recall": "publish.min_recall",
     "canary": "publish.canary",
@@ -87,6 +88,10 @@ _FIELDS = {
 @click.option("--window-documents", type=int, help="Documents encoded together.")
 @click.option("--commit-rows", type=int, help="Encode at most so many rows again after a kill; half of it is a commit.")
 @click.option("--commit-seconds", type=float, help="Commit after this many seconds.  [default: 60]")
+@click.option(
+    "--discard-unpublished", is_flag=True, default=None,
+    help="Give up what other encoder settings have encoded, though nothing is published yet.",
+)  # fmt: skip
 @click.option(
     "--vector-index",
     type=click.Choice(

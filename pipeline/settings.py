@@ -120,6 +120,9 @@ class CommitSettings(Section):
     )
     max_bytes: int = Field(512 * 2**20, ge=2**20)
     max_seconds: float = Field(60.0, gt=0.0)
+    discard_unpublished: bool = Field(
+        False, description="Begin anew though other encoder settings left rows, and nothing is published yet."
+    )
 
 
 class IndexesSettings(Section):

@@ -9,7 +9,7 @@ from pipeline.corpus.python_docs import DEMO_MODULES, collect_docstrings, write_
 from pipeline.flows.index import index
 from pipeline.flows.report import RunReport
 from pipeline.flows.search import Searcher
-from pipeline.settings import CorpusSettings, IndexSettings, ModelSettings
+from pipeline.settings import CommitSettings, CorpusSettings, IndexSettings, ModelSettings
 from pipeline.store.search import Hit
 
 
@@ -35,6 +35,7 @@ def run_demo(
         db=str(root / "db"),
         corpus=CorpusSettings(uris=(str(corpus),), max_delete=1.0),
         encoder=ModelSettings(model=model),
+        commit=CommitSettings(discard_unpublished=True),
     )
     report = index(settings)
     searcher = Searcher.open(settings.db)

@@ -37,7 +37,7 @@ from pipeline.flows.finish import How, add_indexes, finish
 from pipeline.flows.guards import check_deletions, check_quarantine, check_shrinking
 from pipeline.flows.precision import keep_dtype
 from pipeline.flows.progress import reporting
-from pipeline.flows.rebuild import describe_rebuild
+from pipeline.flows.rebuild import check_unpublished, describe_rebuild
 from pipeline.flows.report import RunReport
 from pipeline.flows.run import Run, set_aside
 from pipeline.flows.scan import CorpusScan, in_flushes
@@ -128,6 +128,8 @@ def _recorded(run: Run, resources: Resources) -> RunReport:
 
 
 def _index(run: Run, resources: Resources) -> None:
+    if given_up := check_unpublished(run.database, run.bundle, discard=run.settings.commit.discard_unpublished):
+        run.reporter.say(given_up)
     plan, summary = _scan(run, resources)
     report = run.report
     report.documents_unchanged, report.documents_duplicate = summary.num_unchanged, summary.num_duplicates

@@ -182,6 +182,50 @@ def _leave_unpublished(folder: Path, monkeypatch: pytest.MonkeyPatch, **flags: A
             _run(folder, **flags)
 
 
+def test_a_first_run_is_not_thrown_away_by_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_jsonl(tmp_path / "corpus.jsonl", [document(name) for name in NAMES])
+    _leave_unpublished(tmp_path, monkeypatch)
+    with pytest.raises(SettingsError, match="the table holds 8 rows that were never published") as caught:
+        _run(tmp_path, encoder__chunk_tokens=256)
+    assert "encoded by hashing://64 with encoder.chunk_tokens 512 (now 256)" in str(caught.value)
+    assert "--discard-unpublished" in str(caught.value)
+    assert (caught.value.exit_code, _last_run(tmp_path)["status"]) == (2, "failed")
+    with pytest.raises(SettingsError, match=r"encoded by hashing://64 \(now hashing://32\); this run"):
+        _run(tmp_path, encoder__model="hashing://32")
+    assert _counts(_run(tmp_path)) == {"read": 8, "unchanged": 8}
+
+
+def test_a_first_run_is_given_up_where_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(tmp_path / "corpus.jsonl", [document(name) for name in NAMES])
+    _leave_unpublished(tmp_path, monkeypatch)
+    flags = {"encoder__model": "hashing://32", "commit__discard_unpublished": True}
+    assert index(settings_for(tmp_path / "corpus.jsonl", tmp_path / "db", **flags)).documents_encoded == 8
+    assert "this run gives up 8 rows that were never published" in capsys.readouterr().err
+    # what is published is no progress to be lost
+    assert index(settings_for(tmp_path / "corpus.jsonl", tmp_path / "db")).documents_encoded == 8
+    assert "gives up" not in capsys.readouterr().err
+
+
+def test_what_is_given_up_beside_a_live_version_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(folder / "corpus.jsonl", [document(name) for name in [*NAMES, "new"]])
+    _leave_unpublished(folder, monkeypatch, encoder__model="hashing://32")
+    report = index(settings_for(folder / "corpus.jsonl", folder / "db"))
+    assert _counts(report) == {"read": 9, "encoded": 1, "unchanged": 8}
+    said = capsys.readouterr().err
+    assert "this run gives up 9 rows that were never published" in said
+    assert "encoded by hashing://32 (now hashing://64)" in said
+    # of rows that were added to what is live, only these
+    write_jsonl(folder / "corpus.jsonl", [document(name) for name in [*NAMES, "new", "newer"]])
+    _leave_unpublished(folder, monkeypatch)
+    capsys.readouterr()
+    index(settings_for(folder / "corpus.jsonl", folder / "db", encoder__model="hashing://32"))
+    assert "this run gives up 1 rows" in capsys.readouterr().err
+
+
 def test_an_encoder_that_was_given_up_costs_the_old_one_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = _live(folder)
     with monkeypatch.context() as patch:

@@ -10,13 +10,15 @@ from collections.abc import Callable
 
 from pipeline.corpus.qrels import read_qrels
 from pipeline.corpus.queries import read_queries
-from pipeline.errors import CorpusError, PublishRefused
+from pipeline.errors import CorpusError, ModelError, PublishRefused, SettingsError
 from pipeline.evaluation.measures import ndcg_at_10
 from pipeline.flows.search import Searcher
+from pipeline.model.bundle import open_bundle
 from pipeline.records import Query
-from pipeline.settings import PublishSettings
+from pipeline.settings import ModelSettings, PublishSettings
 from pipeline.storage import redact
 from pipeline.store.database import Database, Table
+from pipeline.store.schema import read_encoder, read_fingerprint
 
 _TOP_K = 10
 
@@ -32,6 +34,39 @@ def read_canary(folder: str, num_queries: int) -> tuple[list[Query], dict[str, d
     if not queries:
         raise CorpusError(f"no query of {redact(folder)} has a judgement; --canary needs queries.jsonl and qrels")
     return queries, qrels
+
+
+def prepare_canary(database: Database, settings: PublishSettings) -> None:
+    """Makes sure that the canary can be asked, before anything is paid for: of the live version too, by its own model.
+
+    Raises:
+        CorpusError: the folder has no judged query.
+        ModelError: the live version's model is gone, or was trained on in its place.
+    """
+    if settings.canary is None:
+        return
+    read_canary(settings.canary, settings.canary_queries)
+    version = database.live_version()
+    if version is None:
+        return
+    schema = database.open("documents", version=version).schema
+    if reason := _why_unusable(ModelSettings.model_validate_json(read_encoder(schema)), read_fingerprint(schema)):
+        raise ModelError(
+            f"--canary asks version {version}, which is live, as well, and its model cannot be used: {reason}; put the "
+            "model back as it was, or leave --canary out of this run"
+        )
+
+
+def _why_unusable(encoder: ModelSettings, fingerprint: str) -> str:
+    """Why a model cannot encode queries for vectors of this fingerprint; "" where it can. Loads no weights."""
+    try:
+        found = open_bundle(encoder, device="cpu").identity.fingerprint
+    except (ModelError, SettingsError) as error:
+        return str(error)
+    if found == fingerprint:
+        return ""
+    changed = "its weights, tokenizer or prompts have changed"
+    return f"{redact(encoder.model)} gives fingerprint {found[:12]} and not {fingerprint[:12]}, so {changed}"
 
 
 def measure(db: str, version: int, settings: PublishSettings, *, device: str) -> float:

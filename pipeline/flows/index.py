@@ -18,7 +18,7 @@ from pipeline.corpus.fields import detect_fields
 from pipeline.corpus.locate import locate
 from pipeline.errors import CorpusError, PublishRefused, SettingsError
 from pipeline.flows.build_indexes import choose_builder
-from pipeline.flows.canary import check_canary, read_canary
+from pipeline.flows.canary import check_canary, prepare_canary
 from pipeline.flows.cluster import (
     Pool,
     Resources,
@@ -69,9 +69,8 @@ def index(settings: IndexSettings, *, quiet: bool = False) -> RunReport:
     """
     if not settings.corpus.uris:
         raise SettingsError("no corpus was named; pass --corpus FILE, FOLDER or URI")
-    if settings.publish.canary is not None:
-        read_canary(settings.publish.canary, settings.publish.canary_queries)
     database = Database.at(settings.db)
+    prepare_canary(database, settings.publish)
     with reporting(quiet=quiet) as reporter:
         shards = locate(settings.corpus.uris, format=settings.corpus.format, split_bytes=settings.corpus.split_bytes)
         fields, found = detect_fields(

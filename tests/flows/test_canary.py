@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.corpus.qrels import read_qrels
-from pipeline.errors import CorpusError, PublishRefused
+from pipeline.errors import CorpusError, ModelError, PublishRefused
 from pipeline.evaluation.measures import ndcg_at_10
+from pipeline.flows import canary as canary_module
+from pipeline.flows import index as index_module
 from pipeline.flows.index import index
 from pipeline.flows.report import RunReport
 from pipeline.settings import CorpusSettings, IndexSettings, ModelSettings, PoolSettings, PublishSettings
@@ -47,6 +50,30 @@ def test_a_version_that_answers_worse_is_refused(tmp_path: Path, local_ray: None
         _run(tmp_path, good[::-1], canary)
     assert Database.at(str(tmp_path / "db")).live_version() == first.version
     assert _run(tmp_path, [*good, "one more"], canary).status == "published"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("harm", ["gone", "changed"])
+def test_a_canary_that_cannot_be_asked_is_said_before_anything_is_paid_for(
+    tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    canary = _canary(tmp_path / "canary")
+    _run(tmp_path, [word * 3 for word in WORDS], canary)
+    if harm == "gone":
+        was, part = "/models/of-last-year", "no model folder at /models/of-last-year"
+    else:
+        was, part = "hashing://32", "hashing://32 gives fingerprint"
+    as_it_was = canary_module.read_encoder
+    monkeypatch.setattr(canary_module, "read_encoder", lambda schema: as_it_was(schema).replace("hashing://64", was))
+
+    def encode(*_: Any) -> None:
+        raise AssertionError("something was paid for")
+
+    monkeypatch.setattr(index_module, "connected", encode)
+    with pytest.raises(
+        ModelError, match=rf"--canary asks version \d+, which is live, as well.*{part}.*leave --canary out"
+    ):
+        _run(tmp_path, [word * 3 for word in WORDS] + ["one more"], canary)
 
 
 def test_judgements_are_read_with_and_without_a_header(tmp_path: Path) -> None:

@@ -6,10 +6,17 @@ import json
 
 import click
 
+from jobs.version_number import check_version
+
 
 @click.command()
 @click.option("--db", required=True, help="Folder or URI of the database.")
-@click.option("--to", type=int, help="Version that was live once; the one before the live one when left out.")
+@click.option(
+    "--to",
+    type=int,
+    callback=check_version,
+    help="Version that was live once; the one before the live one when left out.",
+)
 @click.option("--quiet", is_flag=True, help="Say nothing on stderr.")
 def rollback(db: str, to: int | None, quiet: bool) -> None:
     """Point `live` back at a version that was live before.

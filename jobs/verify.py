@@ -6,10 +6,12 @@ import json
 
 import click
 
+from jobs.version_number import check_version
+
 
 @click.command()
 @click.option("--db", required=True, help="Folder or URI of the database.")
-@click.option("--version", type=int, help="Version to check; the live one when left out.")
+@click.option("--version", type=int, callback=check_version, help="Version to check; the live one when left out.")
 @click.option("--settings", "settings_file", help="TOML file whose [publish] table sets the floors.")
 def verify(db: str, version: int | None, settings_file: str | None) -> None:
     """Make every check of the gate on a version, and change nothing.

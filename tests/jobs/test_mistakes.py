@@ -171,6 +171,17 @@ def test_a_version_that_is_not_there(t1: Any, database: Path) -> None:
     _one_sentence(t1("search", "--db", database, "--version", "nightly", "one"), "nightly")
 
 
+@pytest.mark.parametrize("number", ["-1", "0", str(10**22)])
+@pytest.mark.parametrize("command", ["verify --version", "publish --version", "rollback --to"])
+def test_a_number_that_no_version_has(t1: Any, database: Path, command: str, number: str) -> None:
+    name, option = command.split()
+    _one_sentence(t1(name, "--db", database, option, number), f"{number} is no version", option)
+
+
+def test_the_highest_number_is_a_version_that_is_not_there(t1: Any, database: Path) -> None:
+    _one_sentence(t1("verify", "--db", database, "--version", str(2**63 - 1)), f"no version {2**63 - 1}")
+
+
 def test_another_model_than_the_tables(t1: Any, database: Path) -> None:
     _one_sentence(t1("search", "--db", database, "--model", "hashing://16", "one"), "fingerprint")
 

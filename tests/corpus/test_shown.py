@@ -32,12 +32,13 @@ def folder() -> str:
     ("name", "content", "kinds"),
     [
         ("a.jsonl", LINE + b"{broken\n", [Document, Rejected]),
-        ("a.jsonl.gz", gzip.compress(LINE)[:-4], [Document, Rejected]),
+        ("a.jsonl.gz", gzip.compress(LINE, mtime=0)[:-4], [Document, Rejected]),
         ("a.csv", b"id,text\n1,one\n2\n", [Document, Rejected]),
         ("a.parquet", b"PAR1", [Rejected]),
         ("a.txt", b"one", [Document]),
         ("a.md", b"\xff", [Rejected]),
     ],
+    ids=["jsonl", "gzip", "csv", "parquet", "text", "markdown"],
 )
 def test_every_reader_stores_the_place_without_its_credential(
     folder: str, name: str, content: bytes, kinds: list[type]

@@ -40,8 +40,9 @@ class Collection:
     """Queries with judgements, and where their documents are.
 
     Attributes:
-        name: Unique among the collections that were found together: the task, or the folder's name.
-        task: A key of `prompts.TASK_NOUNS`, or "".
+        name: Unique among the collections that were found together: the task, for long documents with "_long" behind
+            it, or the folder's name. A table of its documents is named so.
+        task: As prompts know it, such as "biology"; "" where the queries or the name have to say it.
         corpus: URIs of the documents, as `t1 index --corpus` takes them; empty where there are only queries.
         revision: Commit of the data set, where the hub's client noted it; else "".
         is_long: Documents are whole pages instead of passages.
@@ -179,7 +180,7 @@ def _find_bright(folder: str, names: Sequence[str], *, long: bool, queries: str)
 def _bright(task: str, documents: list[str], examples: list[str], revision: str, *, long: bool) -> Collection:
     gold = "gold_ids_long" if long else "gold_ids"
     return Collection(
-        task, task if task in TASK_NOUNS else "", tuple(documents), revision, long,
+        f"{task}_long" if long else task, task, tuple(documents), revision, long,
         _queries=lambda: [query for uri in examples for query in read_queries(uri)],
         _qrels=lambda: {query: found for uri in examples for query, found in _read_gold(uri, gold)},
     )  # fmt: skip

@@ -73,6 +73,12 @@ def test_bright_as_on_the_hub(tmp_path: Path) -> None:
 def test_long_documents_of_the_tasks_that_have_them(tmp_path: Path) -> None:
     (biology,) = find_collections(str(lay_bright(tmp_path / "BRIGHT")), long=True)
     assert biology.is_long
+    # the short ones are other documents, so they have another table; the instruction is the task's
+    assert (biology.name, biology.task) == ("biology_long", "biology")
+    assert biology.queries()[0].task == "biology"
+    for name in ("biology", "biology_long"):
+        (again,) = find_collections(str(tmp_path / "BRIGHT"), long=True, tasks=[name])
+        assert again.name == "biology_long"
     assert "/long_documents/" in biology.corpus[0]
     assert biology.qrels() == {"0": {"a": 1}}
 

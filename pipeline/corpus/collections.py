@@ -4,6 +4,10 @@
     BRIGHT    documents/TASK-*.parquet, long_documents/, examples/ and other sets of queries such as gpt4_reason/
     queries   TASK.queries.jsonl and TASK.qrels.tsv, without documents
 
+A BEIR query never finds the document that has its own id (a question of Quora is a document too): BEIR's evaluator drops
+it unless told otherwise (`ignore_identical_ids` of `EvaluateRetrieval.evaluate`, beir/retrieval/evaluation.py), so it is
+among the query's `excluded_ids`. BRIGHT excludes what it names and no more, also where a task lies in BEIR's layout.
+
 Local folders and object stores alike. Knows nothing of models or tables. Called by flows.
 """
 
@@ -140,11 +144,20 @@ def _beir(folder: str, parent: str, names: Sequence[str]) -> Collection:
     corpus = [join(folder, name) for name in BEIR_CORPUS if lead + name in names][:1]
     source = next(name for name in _BEIR_QUERIES if lead + name in names)
     name = folder.rstrip("/").rsplit("/", 1)[-1]
-    task = next((task for task in TASK_NOUNS if name in (task, f"bright_{task}", f"bright_{task}_reduced")), "")
+    spelled = name.replace("-", "_")
+    task = next((task for task in TASK_NOUNS if spelled in (task, f"bright_{task}", f"bright_{task}_reduced")), "")
+
+    def read() -> list[Query]:
+        queries = read_queries(join(folder, source))
+        return queries if task else [_without_itself(query) for query in queries]
+
     return Collection(
-        name, task, tuple(corpus), _revision(folder),
-        _queries=lambda: read_queries(join(folder, source)), _qrels=lambda: read_qrels(folder),
-    )  # fmt: skip
+        name, task, tuple(corpus), _revision(folder), _queries=read, _qrels=lambda: read_qrels(folder)
+    )
+
+
+def _without_itself(query: Query) -> Query:
+    return replace(query, excluded_ids=tuple(dict.fromkeys([*query.excluded_ids, query.id])))
 
 
 def _find_queries_only(folder: str, names: Sequence[str]) -> list[Collection]:

@@ -46,8 +46,16 @@ def lay_bright(folder: Path) -> Path:
 def test_a_beir_folder(tmp_path: Path, qrels: str) -> None:
     (found,) = find_collections(str(lay_beir(tmp_path / "tiny", qrels=qrels)))
     assert (found.name, found.task, found.corpus) == ("tiny", "", (str(tmp_path / "tiny" / "corpus.jsonl"),))
-    assert found.queries() == [Query("q1", "first", ("d2",))]
+    assert found.queries() == [Query("q1", "first", ("d2", "q1"))]
     assert found.qrels() == {"q1": {"d1": 1}}
+
+
+def test_a_beir_query_does_not_find_itself(tmp_path: Path) -> None:
+    """As BEIR's own evaluator has it; BRIGHT's has not, in whichever layout a task lies."""
+    (found,) = find_collections(str(lay_beir(tmp_path / "quora")))
+    assert "q1" in found.queries()[0].excluded_ids
+    (found,) = find_collections(str(lay_beir(tmp_path / "bright_pony_reduced")))
+    assert found.queries()[0].excluded_ids == ("d2",)
 
 
 def test_a_folder_of_beir_folders(tmp_path: Path) -> None:

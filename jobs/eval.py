@@ -52,13 +52,9 @@ def eval_(folders: tuple[str, ...], modes: tuple[str, ...], quiet: bool, **optio
     from pipeline.flows.eval_modes import EvalSettings, evaluate_collections
     from pipeline.flows.evaluate import Outputs, find_collections, write_outputs
 
-    collections = [
-        collection
-        for folder in folders
-        for collection in find_collections(
-            folder, tasks=options["tasks"] or None, long=options["long"], queries=options["queries"]
-        )
-    ]
+    collections = find_collections(
+        *folders, tasks=options["tasks"] or None, long=options["long"], queries=options["queries"]
+    )
     settings = EvalSettings(
         index,
         query,

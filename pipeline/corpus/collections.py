@@ -66,7 +66,9 @@ class Collection:
         Raises:
             CorpusError: a row is not a query.
         """
-        return [replace(query, task=self.task) for query in self._queries()]
+        return [
+            replace(query, task=(self.task or query.task or self.name).replace("-", "_")) for query in self._queries()
+        ]
 
     def qrels(self) -> Qrels:
         """Query id -> document id -> relevance.
@@ -95,21 +97,25 @@ def _hash(rows: Sequence[object]) -> str:
 
 
 def find_collections(
-    uri: str, *, tasks: Sequence[str] | None = None, long: bool = False, queries: str = "examples"
+    *uris: str, tasks: Sequence[str] | None = None, long: bool = False, queries: str = "examples"
 ) -> list[Collection]:
-    """The judged collections in a folder, in the order of their names.
+    """The judged collections in some folders, one after the other, each folder's in the order of their names.
 
     Args:
-        uri: Path or URI of a folder.
-        tasks: Only these names; None for all.
+        uris: Paths or URIs of folders.
+        tasks: Only these names or tasks, which need not be in every folder; None for all.
         long: BRIGHT's long documents, and the tasks that have them.
         queries: Which of BRIGHT's sets of queries, such as "gpt4_reason".
 
     Raises:
-        CorpusError: there is none, or not one of the tasks.
+        CorpusError: a folder has none, or no folder has one of the tasks.
         StorageError: the store refused.
     """
-    folder = normalise(uri)
+    found = [item for uri in uris for item in _find_in(normalise(uri), long=long, queries=queries)]
+    return found if tasks is None else _select(found, tasks, uris)
+
+
+def _find_in(folder: str, *, long: bool, queries: str) -> list[Collection]:
     fs, path = open_filesystem(folder)
     with storage_errors(folder):
         if not fs.isdir(path):
@@ -121,17 +127,19 @@ def find_collections(
         wanted = "long_documents/ and examples/ as BRIGHT" if long else "corpus.jsonl and queries.jsonl as BEIR, or "
         wanted += "" if long else f"documents/ and {queries}/ as BRIGHT, or TASK.queries.jsonl"
         raise CorpusError(f"{redact(folder)} holds no judged collection; expected {wanted}")
-    return _select(found, tasks, folder)
+    return sorted(found, key=lambda item: item.name)
 
 
-def _select(found: list[Collection], tasks: Sequence[str] | None, folder: str) -> list[Collection]:
-    known = {item.name: item for item in sorted(found, key=lambda item: item.name)}
-    if tasks is None:
-        return list(known.values())
-    wanted = [next((key for key in (task, task.replace("-", "_")) if key in known), "") for task in tasks]
-    if "" in wanted:
-        raise CorpusError(f"{redact(folder)} has no collection {tasks[wanted.index('')]!r}; it has {', '.join(known)}")
-    return [known[name] for name in dict.fromkeys(wanted)]
+def _select(found: Sequence[Collection], tasks: Sequence[str], uris: Sequence[str]) -> list[Collection]:
+    wanted: list[Collection] = []
+    for task in tasks:
+        named = [item for item in found if {task, task.replace("-", "_")} & {item.name, item.task}]
+        if not named:
+            folders, has = " and ".join(map(redact, uris)), "has" if len(uris) == 1 else "have"
+            it = "it has" if len(uris) == 1 else "they have"
+            raise CorpusError(f"{folders} {has} no collection {task!r}; {it} {', '.join(item.name for item in found)}")
+        wanted += [item for item in named if not any(item is known for known in wanted)]
+    return wanted
 
 
 def _find_beir(folder: str, names: Sequence[str]) -> list[Collection]:

@@ -46,7 +46,7 @@ def lay_bright(folder: Path) -> Path:
 def test_a_beir_folder(tmp_path: Path, qrels: str) -> None:
     (found,) = find_collections(str(lay_beir(tmp_path / "tiny", qrels=qrels)))
     assert (found.name, found.task, found.corpus) == ("tiny", "", (str(tmp_path / "tiny" / "corpus.jsonl"),))
-    assert found.queries() == [Query("q1", "first", ("d2", "q1"))]
+    assert found.queries() == [Query("q1", "first", ("d2", "q1"), "tiny")]
     assert found.qrels() == {"q1": {"d1": 1}}
 
 
@@ -98,6 +98,26 @@ def test_queries_without_documents(tmp_path: Path) -> None:
     assert (found.name, found.task, found.corpus) == ("earth_science", "earth_science", ())
     assert found.queries() == [Query("0", "why?", (), "earth_science")]
     assert found.qrels() == {"0": {"d": 1}}
+
+
+def test_a_row_says_its_task_where_the_folder_does_not(tmp_path: Path) -> None:
+    rows = ['{"_id": "1", "text": "a", "task": "earth-science"}', '{"_id": "2", "text": "b"}']
+    for name in ("my-own", "earth-science"):
+        lay_beir(tmp_path / name)
+        (tmp_path / name / "queries.jsonl").write_text("\n".join(rows))
+    of_folder, own = find_collections(str(tmp_path))
+    assert [query.task for query in of_folder.queries()] == ["earth_science"] * 2
+    assert [query.task for query in own.queries()] == ["earth_science", "my_own"]
+
+
+def test_a_task_need_not_be_in_every_folder(tmp_path: Path) -> None:
+    folders = [str(lay_beir(tmp_path / "scifact")), str(lay_bright(tmp_path / "BRIGHT"))]
+    assert [item.name for item in find_collections(*folders, tasks=["biology"])] == ["biology"]
+    assert [item.name for item in find_collections(*folders, tasks=["pony", "scifact"])] == ["pony", "scifact"]
+    with pytest.raises(CorpusError, match=r"have no collection 'bilogy'; they have scifact, biology, pony"):
+        find_collections(*folders, tasks=["biology", "bilogy"])
+    # one that comes twice is not hidden
+    assert len(find_collections(folders[0], folders[0], tasks=["scifact"])) == 2
 
 
 def test_revisions_that_the_hub_client_noted(tmp_path: Path) -> None:

@@ -142,8 +142,8 @@ class TableSearching:
         """As in `evaluate.Searching`."""
         found: list[Found] = []
         for begin in range(0, len(queries), _QUERIES_AT_ONCE):
-            part = [replace(query, excluded_ids=()) for query in queries[begin : begin + _QUERIES_AT_ONCE]]
-            found += [_found(answer) for answer in self._searcher.answer(part, top_k=top_k, how=MODES[mode])]
+            part, how = queries[begin : begin + _QUERIES_AT_ONCE], MODES[mode]
+            found += [_found(answer, how) for answer in self._searcher.answer(part, top_k=top_k, how=how)]
         return found
 
 
@@ -162,11 +162,12 @@ def _reason(collection: Collection, settings: QuerySettings, *, quiet: bool) -> 
     return {"reasoning": asdict(report)}
 
 
-def _found(answer: Answer) -> Found:
+def _found(answer: Answer, how: How) -> Found:
     """With the texts of the hits that a report shows; the rest are names and scores."""
     hits = [_shorten(hit, rank) for rank, hit in enumerate(answer.hits)]
     tokens = sum(trajectory.num_tokens for trajectory in answer.trajectories)
-    return Found(hits, answer.seconds, answer.trajectory, tokens, answer.fell_back)
+    is_fused = how.vectors and how.words
+    return Found(hits, answer.seconds, answer.trajectory, tokens, answer.fell_back, is_ordered=is_fused)
 
 
 def _shorten(hit: Hit, rank: int) -> Hit:

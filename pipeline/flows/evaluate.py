@@ -1,7 +1,9 @@
 """Judged collections to measured modes: the flow behind `t1 eval`. No Ray; searching is handed in.
 
 BRIGHT's procedure (arXiv 2407.12883): rank every document, drop those that a query excludes, keep the best 1,000,
-measure nDCG@10 with pytrec_eval on binary judgements, mean over queries. BEIR's is the same without exclusions.
+measure nDCG@10 with pytrec_eval on binary judgements, mean over queries. BEIR's excludes the document of the query's
+own id and no other. Of equal scores pytrec_eval puts the greater id first; a ranking that has settled its ties itself,
+as a fused one, is measured in its own order.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pipeline import __version__
 from pipeline.corpus.collections import Collection, find_collections, hash_qrels, hash_queries
 from pipeline.errors import CorpusError, SettingsError, StorageError
 from pipeline.evaluation.compare import compare_modes, mean_by_collection
-from pipeline.evaluation.measures import MEASURES, in_measured_order, per_query
+from pipeline.evaluation.measures import MEASURES, in_given_order, in_measured_order, per_query
 from pipeline.evaluation.report import write_report
 from pipeline.evaluation.results import Evaluation, QueryResult, ShownHit
 from pipeline.evaluation.run_files import run_lines
@@ -41,6 +43,7 @@ class Found:
 
     Attributes:
         hits: Best first, one a document.
+        is_ordered: The order of the hits counts, also among equal scores; else scores alone.
         seconds: Of searching, without reasoning.
         trajectory: What was written about the query; "" where the mode does not reason.
         reasoning_tokens: Tokens of it.
@@ -52,13 +55,14 @@ class Found:
     trajectory: str = ""
     reasoning_tokens: int = 0
     fell_back: bool = False
+    is_ordered: bool = False
 
 
 class Searching(Protocol):
     """A table that answers in several modes."""
 
     def search(self, queries: list[Query], mode: str, top_k: int) -> list[Found]:
-        """The best documents of each query; `excluded_ids` may be among them, and are asked for in `top_k`."""
+        """The best documents of each query, `top_k` beside those that it excludes."""
 
     def facts(self) -> Mapping[str, Any]:
         """What answered: number of documents, version of the table, fingerprints."""
@@ -112,7 +116,7 @@ def evaluate(
         searching = open_searching(collection)
         facts[collection.name] = _facts(collection, queries, qrels) | dict(searching.facts())
         for mode in modes:
-            found = searching.search(queries, mode, top_k + max(len(query.excluded_ids) for query in queries))
+            found = searching.search(queries, mode, top_k)
             rankings = {q.id: _ranking(q, f, top_k) for q, f in zip(queries, found, strict=True)}
             values = per_query(rankings, qrels, measures)
             rows = [
@@ -144,6 +148,8 @@ def _ranking(query: Query, found: Found, top_k: int) -> dict[str, float]:
     for hit in found.hits:
         if hit.id not in excluded:
             scores[hit.id] = max(hit.score, scores.get(hit.id, hit.score))
+    if found.is_ordered:
+        return in_given_order(dict(list(scores.items())[:top_k]))
     return dict(in_measured_order(scores, top_k))
 
 

@@ -55,8 +55,7 @@ def test_modes_side_by_side(tmp_path: Path) -> None:
     tiny, searching, said = collection(tmp_path / "tiny"), StandIn(), []
     outputs = Outputs(runs=str(tmp_path / "runs"), say=said.append)
     found = evaluate([tiny], lambda _: searching, modes=["plain", "reasoned"], top_k=3, outputs=outputs)
-    # one more is asked for, as one query excludes a document
-    assert searching.asked == [("plain", 4), ("reasoned", 4)]
+    assert searching.asked == [("plain", 3), ("reasoned", 3)]
     by_key = {(result.mode, result.query_id): result for result in found.results}
     assert len(by_key) == 4
     first = by_key["plain", "q1"]

@@ -63,12 +63,13 @@ def eval_(folders: tuple[str, ...], modes: tuple[str, ...], quiet: bool, **optio
         generates=not options["no_generate"],
         quiet=quiet,
     )
-    outputs = Outputs(options["runs"], say=sayer(quiet=quiet))
+    places = {name: options[name] or "" for name in ("runs", "rows", "report")}
+    outputs = Outputs(**places, say=sayer(quiet=quiet))
     evaluation = evaluate_collections(collections, settings, modes=modes or ("bm25", "plain"), outputs=outputs)
     if not quiet:
         print_evaluation(evaluation, say=partial(click.echo, err=True))
-    # before any file: a path that cannot be written loses nothing
+    # before these files: a place that can no longer be written loses nothing
     shown = ("measures", "means", "costs", "collections", "facts")
     found = {name: getattr(evaluation, name) for name in shown}
     click.echo(json.dumps(found | {"comparisons": [asdict(row) for row in evaluation.comparisons]}))
-    write_outputs(evaluation, rows=options["rows"], report=options["report"])
+    write_outputs(evaluation, outputs)

@@ -4,9 +4,9 @@
     BRIGHT    documents/TASK-*.parquet, long_documents/, examples/ and other sets of queries such as gpt4_reason/
     queries   TASK.queries.jsonl and TASK.qrels.tsv, without documents
 
-A BEIR query never finds the document that has its own id (a question of Quora is a document too): BEIR's evaluator drops
-it unless told otherwise (`ignore_identical_ids` of `EvaluateRetrieval.evaluate`, beir/retrieval/evaluation.py), so it is
-among the query's `excluded_ids`. BRIGHT excludes what it names and no more, also where a task lies in BEIR's layout.
+A BEIR query never finds the document that has its own id (a question of Quora is a document too): BEIR's evaluator
+drops it unless told otherwise (`ignore_identical_ids` of `EvaluateRetrieval.evaluate`, beir/retrieval/evaluation.py),
+so it is among the query's `excluded_ids`. BRIGHT excludes what it names and no more, whatever the layout of a task.
 
 Local folders and object stores alike. Knows nothing of models or tables. Called by flows.
 """
@@ -159,9 +159,7 @@ def _beir(folder: str, parent: str, names: Sequence[str]) -> Collection:
         queries = read_queries(join(folder, source))
         return queries if task else [_without_itself(query) for query in queries]
 
-    return Collection(
-        name, task, tuple(corpus), _revision(folder), _queries=read, _qrels=lambda: read_qrels(folder)
-    )
+    return Collection(name, task, tuple(corpus), _revision(folder), _queries=read, _qrels=lambda: read_qrels(folder))
 
 
 def _without_itself(query: Query) -> Query:

@@ -21,7 +21,7 @@ from lance.query import CombinedFieldsQuery
 
 from pipeline.evaluation.results import Evaluation
 from pipeline.flows.eval_modes import MODES, evaluate_collections
-from pipeline.flows.evaluate import Outputs
+from pipeline.flows.eval_outputs import Outputs
 from pipeline.flows.reasoned_search import ReasonedSearcher
 from pipeline.flows.search import Filters, Searcher
 from pipeline.query_settings import QuerySettings

@@ -16,7 +16,8 @@ from pipeline import __version__
 from pipeline.errors import CorpusError, SettingsError
 from pipeline.evaluation.measures import per_query
 from pipeline.evaluation.run_files import read_run
-from pipeline.flows.evaluate import Collection, Found, Outputs, evaluate, find_collections, write_rows
+from pipeline.flows.eval_outputs import Outputs, write_rows
+from pipeline.flows.evaluate import Collection, Found, evaluate, find_collections
 from pipeline.records import Query
 from pipeline.store.indexes import FULL_TEXT_COLUMNS, index_name
 from pipeline.store.search import Hit, full_text

@@ -151,7 +151,8 @@ def _beir(folder: str, parent: str, names: Sequence[str]) -> Collection:
     lead = f"{parent}/" if parent else ""
     corpus = [join(folder, name) for name in BEIR_CORPUS if lead + name in names][:1]
     source = next(name for name in _BEIR_QUERIES if lead + name in names)
-    name = folder.rstrip("/").rsplit("/", 1)[-1]
+    # a table is named so, and rows of results: neither takes a name that is not UTF-8
+    name = folder.rstrip("/").rsplit("/", 1)[-1].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     spelled = name.replace("-", "_")
     task = next((task for task in TASK_NOUNS if spelled in (task, f"bright_{task}", f"bright_{task}_reduced")), "")
 

@@ -50,6 +50,11 @@ def test_a_beir_folder(tmp_path: Path, qrels: str) -> None:
     assert found.qrels() == {"q1": {"d1": 1}}
 
 
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    (found,) = find_collections(str(lay_beir(tmp_path / "x\udcff")))
+    assert (found.name, len(found.queries())) == ("x\N{REPLACEMENT CHARACTER}", 1)
+
+
 def test_a_beir_query_does_not_find_itself(tmp_path: Path) -> None:
     """As BEIR's own evaluator has it; BRIGHT's has not, in whichever layout a task lies."""
     (found,) = find_collections(str(lay_beir(tmp_path / "quora")))

@@ -69,7 +69,7 @@ def eval_(folders: tuple[str, ...], modes: tuple[str, ...], quiet: bool, **optio
     if not quiet:
         print_evaluation(evaluation, say=partial(click.echo, err=True))
     # before these files: a place that can no longer be written loses nothing
-    shown = ("measures", "means", "costs", "collections", "facts")
+    shown = ("measures", "means", "mean_over_collections", "costs", "collections", "facts")
     found = {name: getattr(evaluation, name) for name in shown}
     click.echo(json.dumps(found | {"comparisons": [asdict(row) for row in evaluation.comparisons]}))
     write_outputs(evaluation, outputs)

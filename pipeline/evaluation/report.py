@@ -142,6 +142,7 @@ def _pack_comparisons(evaluation: Evaluation) -> list[dict[str, Any]]:
             "baseline": evaluation.modes.index(comparison.baseline),
             "mode": evaluation.modes.index(comparison.mode),
             "p_value": _finite(comparison.p_value),
+            "corrected_p_value": _finite(comparison.corrected_p_value),
             "num_queries": comparison.num_queries,
             "better": comparison.better,
             "worse": comparison.worse,

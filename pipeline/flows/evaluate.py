@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from pipeline import __version__
 from pipeline.corpus.collections import Collection, find_collections, hash_qrels, hash_queries
 from pipeline.errors import CorpusError, SettingsError
-from pipeline.evaluation.compare import compare_modes, mean_by_collection
+from pipeline.evaluation.compare import compare_modes, mean_by_collection, mean_over_collections
 from pipeline.evaluation.measures import MEASURES, in_given_order, in_measured_order, per_query
 from pipeline.evaluation.results import Evaluation, QueryResult, ShownHit
 from pipeline.flows.eval_outputs import Outputs, check_outputs, write_outputs, write_run
@@ -167,7 +167,7 @@ def _summary(
     results: Sequence[QueryResult], facts: Mapping[str, Mapping[str, Any]], *, modes: Sequence[str],
     measures: Sequence[str], top_k: int,
 ) -> Evaluation:  # fmt: skip
-    costs = {}
+    costs, means = {}, mean_by_collection(results, measures)
     for mode in modes:
         rows = [row for row in results if row.mode == mode]
         num = max(len(rows), 1)
@@ -179,6 +179,6 @@ def _summary(
     return Evaluation(
         tuple(measures), tuple(modes), facts, tuple(results),
         comparisons=compare_modes(results, modes=modes, measure=measures[0]),
-        means=mean_by_collection(results, measures), costs=costs,
+        means=means, mean_over_collections=mean_over_collections(means, measures), costs=costs,
         facts={"at": datetime.now(UTC).isoformat(timespec="seconds"), "package_version": __version__, "top_k": top_k},
     )  # fmt: skip

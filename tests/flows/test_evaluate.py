@@ -65,6 +65,7 @@ def test_modes_side_by_side(tmp_path: Path) -> None:
     assert (first.measures["nDCG@10"], first.measures["RR@10"], first.measures["R@1"]) == (0.5, pytest.approx(1 / 3), 0)
     assert by_key["reasoned", "q1"].measures["R@1"] == 1
     assert found.means["plain"]["tiny"]["RR@10"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert found.mean_over_collections["plain"]["RR@10"] == found.means["plain"]["tiny"]["RR@10"]
     (comparison,) = found.comparisons
     assert (comparison.baseline, comparison.mode, comparison.num_queries) == ("plain", "reasoned", 2)
     assert found.costs["reasoned"] == {"seconds_a_query": 0.5, "reasoning_tokens_a_query": 7, "num_fell_back": 1}

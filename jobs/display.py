@@ -14,6 +14,9 @@ from rich.text import Text
 
 _SNIPPET_CHARS = 280
 _MIN_WORD_CHARS = 3
+# Two ways to join collections: each counts the same, as on BRIGHT's leaderboard; or each query does, as tests want it.
+_OVER_COLLECTIONS = "mean over collections"
+_POOLED = "queries of all collections together"
 
 
 def sayer(*, quiet: bool) -> Callable[[str], None]:
@@ -64,14 +67,17 @@ def _move(rank: int, before: int | None) -> str:
 def print_evaluation(evaluation: Any, *, say: Callable[[str], None]) -> None:
     """The means of every mode and collection, and which differences are more than chance, as lines."""
     measure, modes = evaluation.measures[0], evaluation.modes
-    width = max(len(name) for name in [*evaluation.collections, measure])
+    width = max(len(name) for name in [*evaluation.collections, measure, _OVER_COLLECTIONS])
     say(f"{measure:<{width}}" + "".join(f"{mode:>17}" for mode in modes))
     for name in evaluation.collections:
         values = (evaluation.means[mode].get(name, {}).get(measure) for mode in modes)
         say(f"{name:<{width}}" + "".join(f"{'' if value is None else f'{value:.4f}':>17}" for value in values))
+    if len(evaluation.collections) > 1:
+        plain = (evaluation.mean_over_collections[mode][measure] for mode in modes)
+        say(f"{_OVER_COLLECTIONS:<{width}}" + "".join(f"{value:>17.4f}" for value in plain))
     for found in evaluation.comparisons:
         say(
-            f"{found.collection or 'all'}: {found.mode} against {found.baseline} {found.difference:+.4f}, "
+            f"{found.collection or _POOLED}: {found.mode} against {found.baseline} {found.difference:+.4f}, "
             f"p {found.p_value:.3g} (corrected {found.corrected_p_value:.3g}), {found.better} of {found.num_queries} "
             f"queries better, {found.worse} worse"
         )

@@ -96,12 +96,14 @@ def reasoning_instruction(task: str = "", *, own: Mapping[str, str] | None = Non
     """What the model is told to do with a query before it is embedded.
 
     Args:
-        task: A key of `TASK_NOUNS` or of `own`; any other gets the default wording.
+        task: A key of `TASK_NOUNS` or of `own`, which may have "-" for "_"; any other gets the default wording.
         own: Instructions by task that come before the built-in ones.
     """
-    if own and task in own:
-        return own[task]
-    return DEFAULT_REASONING.format(post=TASK_NOUNS.get(task, "question"))
+    spelled = task.replace("-", "_")
+    for name, instruction in (own or {}).items():
+        if name.replace("-", "_") == spelled:
+            return instruction
+    return DEFAULT_REASONING.format(post=TASK_NOUNS.get(spelled, "question"))
 
 
 def bright_query_instruction(task: str) -> str:

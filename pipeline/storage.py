@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -80,6 +81,27 @@ def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
             "use a local path or a URI that fsspec knows, such as s3://bucket/folder"
         ) from error
     return fs, str(path)
+
+
+def replace_file(uri: str, data: bytes) -> None:
+    """Writes a whole file, and the folders it lies in; whoever reads it meanwhile finds the old one or the new one.
+
+    Raises:
+        StorageError: as `open_filesystem`.
+        OSError: it cannot be written.
+    """
+    fs, path = open_filesystem(uri)
+    if not is_local(uri):
+        fs.pipe_file(path, data)  # stores show an object when it is complete
+        return
+    target = Path(path)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _fsspec_options(uri: str) -> dict[str, Any]:

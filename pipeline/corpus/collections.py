@@ -4,6 +4,10 @@
     BRIGHT    documents/TASK-*.parquet, long_documents/, examples/ and other sets of queries such as gpt4_reason/
     queries   TASK.queries.jsonl and TASK.qrels.tsv, without documents
 
+A BEIR query never finds the document that has its own id (a question of Quora is a document too): BEIR's evaluator
+drops it unless told otherwise (`ignore_identical_ids` of `EvaluateRetrieval.evaluate`, beir/retrieval/evaluation.py),
+so it is among the query's `excluded_ids`. BRIGHT excludes what it names and no more, whatever the layout of a task.
+
 Local folders and object stores alike. Knows nothing of models or tables. Called by flows.
 """
 
@@ -40,8 +44,9 @@ class Collection:
     """Queries with judgements, and where their documents are.
 
     Attributes:
-        name: Unique among the collections that were found together: the task, or the folder's name.
-        task: A key of `prompts.TASK_NOUNS`, or "".
+        name: Unique among the collections that were found together: the task, for long documents with "_long" behind
+            it, or the folder's name. A table of its documents is named so.
+        task: As prompts know it, such as "biology"; "" where the queries or the name have to say it.
         corpus: URIs of the documents, as `t1 index --corpus` takes them; empty where there are only queries.
         revision: Commit of the data set, where the hub's client noted it; else "".
         is_long: Documents are whole pages instead of passages.
@@ -61,7 +66,9 @@ class Collection:
         Raises:
             CorpusError: a row is not a query.
         """
-        return [replace(query, task=self.task) for query in self._queries()]
+        return [
+            replace(query, task=(self.task or query.task or self.name).replace("-", "_")) for query in self._queries()
+        ]
 
     def qrels(self) -> Qrels:
         """Query id -> document id -> relevance.
@@ -90,21 +97,25 @@ def _hash(rows: Sequence[object]) -> str:
 
 
 def find_collections(
-    uri: str, *, tasks: Sequence[str] | None = None, long: bool = False, queries: str = "examples"
+    *uris: str, tasks: Sequence[str] | None = None, long: bool = False, queries: str = "examples"
 ) -> list[Collection]:
-    """The judged collections in a folder, in the order of their names.
+    """The judged collections in some folders, one after the other, each folder's in the order of their names.
 
     Args:
-        uri: Path or URI of a folder.
-        tasks: Only these names; None for all.
+        uris: Paths or URIs of folders.
+        tasks: Only these names or tasks, which need not be in every folder; None for all.
         long: BRIGHT's long documents, and the tasks that have them.
         queries: Which of BRIGHT's sets of queries, such as "gpt4_reason".
 
     Raises:
-        CorpusError: there is none, or not one of the tasks.
+        CorpusError: a folder has none, or no folder has one of the tasks.
         StorageError: the store refused.
     """
-    folder = normalise(uri)
+    found = [item for uri in uris for item in _find_in(normalise(uri), long=long, queries=queries)]
+    return found if tasks is None else _select(found, tasks, uris)
+
+
+def _find_in(folder: str, *, long: bool, queries: str) -> list[Collection]:
     fs, path = open_filesystem(folder)
     with storage_errors(folder):
         if not fs.isdir(path):
@@ -116,17 +127,19 @@ def find_collections(
         wanted = "long_documents/ and examples/ as BRIGHT" if long else "corpus.jsonl and queries.jsonl as BEIR, or "
         wanted += "" if long else f"documents/ and {queries}/ as BRIGHT, or TASK.queries.jsonl"
         raise CorpusError(f"{redact(folder)} holds no judged collection; expected {wanted}")
-    return _select(found, tasks, folder)
+    return sorted(found, key=lambda item: item.name)
 
 
-def _select(found: list[Collection], tasks: Sequence[str] | None, folder: str) -> list[Collection]:
-    known = {item.name: item for item in sorted(found, key=lambda item: item.name)}
-    if tasks is None:
-        return list(known.values())
-    wanted = [next((key for key in (task, task.replace("-", "_")) if key in known), "") for task in tasks]
-    if "" in wanted:
-        raise CorpusError(f"{redact(folder)} has no collection {tasks[wanted.index('')]!r}; it has {', '.join(known)}")
-    return [known[name] for name in dict.fromkeys(wanted)]
+def _select(found: Sequence[Collection], tasks: Sequence[str], uris: Sequence[str]) -> list[Collection]:
+    wanted: list[Collection] = []
+    for task in tasks:
+        named = [item for item in found if {task, task.replace("-", "_")} & {item.name, item.task}]
+        if not named:
+            folders, has = " and ".join(map(redact, uris)), "has" if len(uris) == 1 else "have"
+            it = "it has" if len(uris) == 1 else "they have"
+            raise CorpusError(f"{folders} {has} no collection {task!r}; {it} {', '.join(item.name for item in found)}")
+        wanted += [item for item in named if not any(item is known for known in wanted)]
+    return wanted
 
 
 def _find_beir(folder: str, names: Sequence[str]) -> list[Collection]:
@@ -138,12 +151,20 @@ def _beir(folder: str, parent: str, names: Sequence[str]) -> Collection:
     lead = f"{parent}/" if parent else ""
     corpus = [join(folder, name) for name in BEIR_CORPUS if lead + name in names][:1]
     source = next(name for name in _BEIR_QUERIES if lead + name in names)
-    name = folder.rstrip("/").rsplit("/", 1)[-1]
-    task = next((task for task in TASK_NOUNS if name in (task, f"bright_{task}", f"bright_{task}_reduced")), "")
-    return Collection(
-        name, task, tuple(corpus), _revision(folder),
-        _queries=lambda: read_queries(join(folder, source)), _qrels=lambda: read_qrels(folder),
-    )  # fmt: skip
+    # a table is named so, and rows of results: neither takes a name that is not UTF-8
+    name = folder.rstrip("/").rsplit("/", 1)[-1].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    spelled = name.replace("-", "_")
+    task = next((task for task in TASK_NOUNS if spelled in (task, f"bright_{task}", f"bright_{task}_reduced")), "")
+
+    def read() -> list[Query]:
+        queries = read_queries(join(folder, source))
+        return queries if task else [_without_itself(query) for query in queries]
+
+    return Collection(name, task, tuple(corpus), _revision(folder), _queries=read, _qrels=lambda: read_qrels(folder))
+
+
+def _without_itself(query: Query) -> Query:
+    return replace(query, excluded_ids=tuple(dict.fromkeys([*query.excluded_ids, query.id])))
 
 
 def _find_queries_only(folder: str, names: Sequence[str]) -> list[Collection]:
@@ -179,7 +200,7 @@ def _find_bright(folder: str, names: Sequence[str], *, long: bool, queries: str)
 def _bright(task: str, documents: list[str], examples: list[str], revision: str, *, long: bool) -> Collection:
     gold = "gold_ids_long" if long else "gold_ids"
     return Collection(
-        task, task if task in TASK_NOUNS else "", tuple(documents), revision, long,
+        f"{task}_long" if long else task, task, tuple(documents), revision, long,
         _queries=lambda: [query for uri in examples for query in read_queries(uri)],
         _qrels=lambda: {query: found for uri in examples for query, found in _read_gold(uri, gold)},
     )  # fmt: skip

@@ -27,14 +27,19 @@ def mean_by_collection(
     return means
 
 
-def mean_over_collections(means: Mapping[str, Mapping[str, float]], measure: str) -> float:
-    """The plain mean over collections, each counting the same: what BRIGHT's leaderboard shows.
+def mean_over_collections(
+    means: Mapping[str, Mapping[str, Mapping[str, float]]], measures: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Mode -> measure -> plain mean over collections, each counting the same: what BRIGHT's leaderboard shows.
 
     Args:
-        means: Collection -> measure -> mean, of one mode; at least one collection.
-        measure: Its name.
+        means: From `mean_by_collection`.
+        measures: Their names.
     """
-    return sum(values[measure] for values in means.values()) / len(means)
+    return {
+        mode: {name: sum(values[name] for values in of_mode.values()) / len(of_mode) for name in measures}
+        for mode, of_mode in means.items()
+    }
 
 
 def compare_modes(results: Sequence[QueryResult], *, modes: Sequence[str], measure: str) -> tuple[Comparison, ...]:

@@ -67,6 +67,25 @@ def in_measured_order(scores: Mapping[str, float], top_k: int | None = None) -> 
     return ordered[:top_k]
 
 
+def in_given_order(scores: Mapping[str, float]) -> dict[str, float]:
+    """The same documents in the same order, with scores that trec_eval measures in that order.
+
+    A score that does not fall, in single precision, is lowered to the next number below the one before it; the others
+    stay.
+
+    Args:
+        scores: Document id -> finite score, best first.
+    """
+    falling: dict[str, float] = {}
+    above = np.float32(np.inf)
+    for document, score in scores.items():
+        if np.float32(score) >= above:
+            score = float(np.nextafter(above, np.float32(-np.inf)))
+        falling[document] = score
+        above = np.float32(score)
+    return falling
+
+
 def _by_rank(scores: Mapping[str, float]) -> dict[str, float]:
     return {document: -float(rank) for rank, (document, _) in enumerate(in_measured_order(scores))}
 

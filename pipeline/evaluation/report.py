@@ -22,30 +22,25 @@ from typing import Any
 import jinja2
 
 from pipeline.evaluation.results import Evaluation, QueryResult, ShownHit
+from pipeline.storage import replace_file
 
 SCRIPTS = ("report.js", "plots.js", "query.js")  # in this order: the last one starts the page
 
 Rows = list[tuple[str, str]]
 
 
-def write_report(evaluation: Evaluation, path: str | Path) -> None:
+def write_report(evaluation: Evaluation, uri: str | Path) -> None:
     """Writes an evaluation as one self-contained HTML file.
 
     Args:
         evaluation: What to show. Its first mode is the one that others are compared with.
-        path: A local file; it is replaced if there is one. Its folder must exist.
+        uri: Path or URI of the file; it is replaced if there is one.
 
     Raises:
+        StorageError: The scheme is unknown.
         OSError: The file cannot be written.
     """
-    target = Path(path)
-    # Written beside and then moved: a reader with the old report open never meets half a new one.
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    try:
-        unfinished.write_bytes(render_report(evaluation).encode("utf-8", errors="replace"))
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    replace_file(str(uri), render_report(evaluation).encode("utf-8", errors="replace"))
 
 
 def render_report(evaluation: Evaluation) -> str:
@@ -147,6 +142,7 @@ def _pack_comparisons(evaluation: Evaluation) -> list[dict[str, Any]]:
             "baseline": evaluation.modes.index(comparison.baseline),
             "mode": evaluation.modes.index(comparison.mode),
             "p_value": _finite(comparison.p_value),
+            "corrected_p_value": _finite(comparison.corrected_p_value),
             "num_queries": comparison.num_queries,
             "better": comparison.better,
             "worse": comparison.worse,

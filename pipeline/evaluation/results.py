@@ -99,6 +99,8 @@ class Evaluation:
         results: Every query in every mode.
         comparisons: Each mode against the first, a collection at a time and all together.
         means: Mode -> collection -> measure -> mean over the collection's queries.
+        mean_over_collections: Mode -> measure -> plain mean of those, each collection counting the same, as on BRIGHT's
+            leaderboard.
         costs: Mode -> facts such as seconds a query and tokens of reasoning.
         facts: When, with which command, settings and model.
     """
@@ -109,5 +111,6 @@ class Evaluation:
     results: tuple[QueryResult, ...]
     comparisons: tuple[Comparison, ...]
     means: Mapping[str, Mapping[str, Mapping[str, float]]]
+    mean_over_collections: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -1,14 +1,23 @@
-"""TREC run files: `query Q0 document rank score tag`, one hit a line. Knows ids and scores. Called by flows."""
+"""TREC run files: `query Q0 document rank score tag`, one hit a line. Knows ids and scores. Called by flows.
+
+White space in an id would end its field, so it is written as in a URL (%20); what already looks like that gets a
+further "25" behind its "%". All other ids stand as they are.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
+from urllib.parse import quote, unquote
 
 from pipeline.errors import UserError
-from pipeline.evaluation.measures import Rankings, in_measured_order
+from pipeline.evaluation.measures import Rankings, in_given_order, in_measured_order
 
 _FIELDS = 6
+# What `str.split` takes for white space, as readers of run files do; there is none beyond.
+_SPACES = [chr(code) for code in range(0x3001) if chr(code).isspace()]
+_ESCAPED = re.compile(f"%(?:25)*(?:{'|'.join(quote(space)[1:] for space in _SPACES)})")
 
 
 def run_lines(rankings: Rankings, *, tag: str) -> Iterator[str]:
@@ -19,14 +28,17 @@ def run_lines(rankings: Rankings, *, tag: str) -> Iterator[str]:
         tag: Names the run.
 
     Raises:
-        UserError: an id or the tag is empty or holds white space, which such a file cannot say.
+        UserError: an id is empty, or the tag is or holds white space, which such a file cannot say.
     """
-    _check("tag", tag)
+    if tag.split() != [tag]:
+        raise UserError(f"the tag {tag!r} is empty or holds white space, which a TREC run file cannot hold")
     for query, scores in rankings.items():
-        _check("query id", query)
-        for rank, (document, score) in enumerate(in_measured_order(scores), 1):
-            _check("document id", document)
-            yield f"{query} Q0 {document} {rank} {float(score)!r} {tag}\n"
+        asked = _write_id("query", query)
+        found = {_write_id("document", document): score for document, score in in_measured_order(scores)}
+        if found.keys() != scores.keys():
+            found = in_given_order(found)  # other ids would break ties otherwise
+        for rank, (document, score) in enumerate(found.items(), 1):
+            yield f"{asked} Q0 {document} {rank} {float(score)!r} {tag}\n"
 
 
 def read_run(lines: Iterable[str], *, name: str = "the run file") -> dict[str, dict[str, float]]:
@@ -49,10 +61,11 @@ def read_run(lines: Iterable[str], *, name: str = "the run file") -> dict[str, d
             raise UserError(
                 f"{name}:{number}: {line.strip()[:80]!r}; expected query, Q0, document, rank, score and tag"
             )
-        scores = rankings.setdefault(fields[0], {})
-        if fields[2] in scores:
-            raise UserError(f"{name}:{number}: document {fields[2]!r} comes twice for query {fields[0]!r}")
-        scores[fields[2]] = score
+        query, document = _read_id(fields[0]), _read_id(fields[2])
+        scores = rankings.setdefault(query, {})
+        if document in scores:
+            raise UserError(f"{name}:{number}: document {document!r} comes twice for query {query!r}")
+        scores[document] = score
     return rankings
 
 
@@ -64,9 +77,12 @@ def _finite(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _check(what: str, value: str) -> None:
-    if value.split() != [value]:
-        raise UserError(
-            f"the {what} {value!r} is empty or holds white space, which a TREC run file cannot hold; "
-            "evaluate without run files, or give ids without spaces"
-        )
+def _write_id(what: str, value: str) -> str:
+    if not value:
+        raise UserError(f"a {what} id is empty, which a TREC run file cannot hold; evaluate without run files")
+    deeper = _ESCAPED.sub(lambda match: f"%25{match[0][1:]}", value)
+    return "".join(quote(char) if char.isspace() else char for char in deeper)
+
+
+def _read_id(text: str) -> str:
+    return _ESCAPED.sub(lambda match: f"%{match[0][3:]}" if match[0].startswith("%25") else unquote(match[0]), text)

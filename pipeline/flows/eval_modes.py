@@ -12,16 +12,24 @@ from typing import Any
 from pipeline.corpus.collections import Collection
 from pipeline.errors import CorpusError, SettingsError
 from pipeline.evaluation.results import Evaluation
-from pipeline.flows.evaluate import Found, Outputs, evaluate
+from pipeline.flows.eval_outputs import Outputs
+from pipeline.flows.eval_record import (
+    encoder_of,
+    query_instruction,
+    record_reasoner,
+    record_settings,
+    record_table,
+)
+from pipeline.flows.evaluate import Found, evaluate
 from pipeline.flows.reasoned_search import Answer, How, ReasonedSearcher
 from pipeline.flows.report import RunReport
 from pipeline.flows.search import Filters, Searcher
+from pipeline.model.reasoning import open_reasoner
 from pipeline.query_settings import QuerySettings
 from pipeline.records import Query
-from pipeline.settings import IndexSettings, ModelSettings
+from pipeline.settings import IndexSettings
 from pipeline.storage import join
 from pipeline.store.database import LIVE, Database
-from pipeline.store.schema import read_encoder, read_fingerprint
 from pipeline.store.search import Hit
 
 # Every document is compared: an index's misses are not the model's.
@@ -73,31 +81,56 @@ def evaluate_collections(
         outputs: What is written and said on the way.
 
     Raises:
-        SettingsError: an unknown mode.
-        CorpusError: a collection has no documents here, or two have one name, which is that of a table.
+        SettingsError: an unknown mode, or settings of a reasoner that do not fit.
+        CorpusError: a collection has no documents here, or two have one name, which is that of a table; or a table that
+            is searched as it is has none of the relevant documents.
         T1Error: any of `pipeline.errors` from indexing, reasoning or searching.
     """
     unknown = [mode for mode in modes if mode not in MODES]
     if unknown:
         raise SettingsError(f"there is no mode {unknown[0]!r}; choose from {', '.join(MODES)}")
+    reasons = any(MODES[mode].reason != "never" for mode in modes)
+    _check(collections, settings, reasons=reasons)
+
+    def open_searching(collection: Collection) -> TableSearching:
+        return TableSearching.open(collection, settings, reasons=reasons, say=outputs.say)
+
+    found = evaluate(collections, open_searching, modes=modes, outputs=outputs)
+    more = {"index_settings": record_settings(settings.index), "query_settings": record_settings(settings.query)}
+    return replace(found, facts={**found.facts, **more})
+
+
+def _check(collections: Sequence[Collection], settings: EvalSettings, *, reasons: bool) -> None:
+    """Finds before anything is encoded what would stop the evaluation after it."""
     bare = [collection.name for collection in collections if not collection.corpus]
     if bare:
         raise CorpusError(f"{', '.join(bare[:12])} have queries and judgements but no documents to search")
     names = [collection.name for collection in collections]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise CorpusError(f"{', '.join(twice)} came more than once; expected collections of different names, each once")
-    reasons = any(MODES[mode].reason != "never" for mode in modes)
+    encoders = []
+    for collection in collections:
+        db, is_made_here = _place(collection, settings)
+        if is_made_here:
+            encoders.append(settings.index.encoder)
+            continue
+        dataset = Database.at(db).open("documents", version=LIVE)
+        record_table(dataset, collection)
+        encoders.append(encoder_of(dataset))
+    for encoder in dict.fromkeys(encoders) if reasons else ():
+        open_reasoner(settings.query.reason, encoder, device=settings.device)
 
-    def open_searching(collection: Collection) -> TableSearching:
-        return TableSearching.open(collection, settings, reasons=reasons, say=outputs.say)
 
-    found = evaluate(collections, open_searching, modes=modes, outputs=outputs)
-    more = {"index_settings": _facts(settings.index), "query_settings": _facts(settings.query)}
-    return replace(found, facts={**found.facts, **more})
+def _place(collection: Collection, settings: EvalSettings) -> tuple[str, bool]:
+    """The database of a collection's table, and whether the collection is indexed into it.
 
-
-def _facts(settings: IndexSettings | QuerySettings) -> dict[str, Any]:
-    return settings.model_dump(mode="json", exclude={"corpus", "publish", "commit"})
+    A database that was named itself is searched as it is: indexing a collection into it would delete what else it
+    holds.
+    """
+    db = settings.index.db
+    if Database.at(db).exists("documents"):
+        return db, False
+    return join(db, collection.name), settings.indexes
 
 
 class TableSearching:
@@ -109,30 +142,27 @@ class TableSearching:
 
     @classmethod
     def open(cls, collection: Collection, settings: EvalSettings, *, reasons: bool, say: Say) -> TableSearching:
-        """The table of a collection's documents, made when it is not there.
-
-        A database that was named itself is searched as it is: indexing a collection into it would delete what else it
-        holds.
-        """
-        db = settings.index.db
-        if not Database.at(db).exists("documents"):
-            db = join(db, collection.name)
-            if settings.indexes:
-                report = _index(collection, settings.index.model_copy(update={"db": db}), quiet=settings.quiet)
-                encoded, unchanged = report.documents_encoded, report.documents_unchanged
-                say(f"{collection.name}: {encoded:,} documents encoded, {unchanged:,} unchanged")
+        """The table of a collection's documents, made when it is not there."""
+        db, is_made_here = _place(collection, settings)
+        if is_made_here:
+            report = _index(collection, settings.index.model_copy(update={"db": db}), quiet=settings.quiet)
+            encoded, unchanged = report.documents_encoded, report.documents_unchanged
+            say(f"{collection.name}: {encoded:,} documents encoded, {unchanged:,} unchanged")
         dataset = Database.at(db).open("documents", version=LIVE)
-        encoder = ModelSettings.model_validate_json(read_encoder(dataset.schema))
-        facts = {
-            "num_documents": len(set(dataset.to_table(columns=["id"]).column("id").to_pylist())),
-            "num_chunks": dataset.count_rows(), "table_version": int(dataset.version),
-            "encoder": encoder.model, "encoder_fingerprint": read_fingerprint(dataset.schema),
-        }  # fmt: skip
+        facts, encoder = record_table(dataset, collection), encoder_of(dataset)
+        if facts["num_gold_missing"]:
+            say(f"{collection.name}: the table lacks {facts['num_gold_missing']:,} of {facts['num_gold']:,} relevant "
+                "documents, which no mode can find")  # fmt: skip
         query = settings.query.model_copy(update={"encoder": encoder})
         if reasons and settings.generates:
             facts |= _reason(collection, query, quiet=settings.quiet)
-        searcher = Searcher.open(db, device=settings.device)
-        return cls(ReasonedSearcher(searcher, query, device=settings.device), facts)
+        told = query_instruction(collection, settings.index.encoder, encoder)
+        searcher = Searcher.open(db, device=settings.device, instruction=told)
+        reasoned = ReasonedSearcher(searcher, query, device=settings.device)
+        if reasons:
+            facts |= record_reasoner(reasoned.bundle, collection.queries())
+        # an encoder that takes no instruction has no prompts
+        return cls(reasoned, facts | {"query_instruction": told if searcher.bundle.prompts else ""})
 
     def facts(self) -> Mapping[str, Any]:
         """As in `evaluate.Searching`."""
@@ -142,8 +172,8 @@ class TableSearching:
         """As in `evaluate.Searching`."""
         found: list[Found] = []
         for begin in range(0, len(queries), _QUERIES_AT_ONCE):
-            part = [replace(query, excluded_ids=()) for query in queries[begin : begin + _QUERIES_AT_ONCE]]
-            found += [_found(answer) for answer in self._searcher.answer(part, top_k=top_k, how=MODES[mode])]
+            part, how = queries[begin : begin + _QUERIES_AT_ONCE], MODES[mode]
+            found += [_found(answer, how) for answer in self._searcher.answer(part, top_k=top_k, how=how)]
         return found
 
 
@@ -162,11 +192,12 @@ def _reason(collection: Collection, settings: QuerySettings, *, quiet: bool) -> 
     return {"reasoning": asdict(report)}
 
 
-def _found(answer: Answer) -> Found:
+def _found(answer: Answer, how: How) -> Found:
     """With the texts of the hits that a report shows; the rest are names and scores."""
     hits = [_shorten(hit, rank) for rank, hit in enumerate(answer.hits)]
     tokens = sum(trajectory.num_tokens for trajectory in answer.trajectories)
-    return Found(hits, answer.seconds, answer.trajectory, tokens, answer.fell_back)
+    is_fused = how.vectors and how.words
+    return Found(hits, answer.seconds, answer.trajectory, tokens, answer.fell_back, is_ordered=is_fused)
 
 
 def _shorten(hit: Hit, rank: int) -> Hit:

@@ -1,31 +1,26 @@
 """Judged collections to measured modes: the flow behind `t1 eval`. No Ray; searching is handed in.
 
 BRIGHT's procedure (arXiv 2407.12883): rank every document, drop those that a query excludes, keep the best 1,000,
-measure nDCG@10 with pytrec_eval on binary judgements, mean over queries. BEIR's is the same without exclusions.
+measure nDCG@10 with pytrec_eval on binary judgements, mean over queries. BEIR's excludes the document of the query's
+own id and no other. Of equal scores pytrec_eval puts the greater id first; a ranking that has settled its ties itself,
+as a fused one, is measured in its own order.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import __version__
 from pipeline.corpus.collections import Collection, find_collections, hash_qrels, hash_queries
-from pipeline.errors import CorpusError, SettingsError, StorageError
-from pipeline.evaluation.compare import compare_modes, mean_by_collection
-from pipeline.evaluation.measures import MEASURES, in_measured_order, per_query
-from pipeline.evaluation.report import write_report
+from pipeline.errors import CorpusError, SettingsError
+from pipeline.evaluation.compare import compare_modes, mean_by_collection, mean_over_collections
+from pipeline.evaluation.measures import MEASURES, in_given_order, in_measured_order, per_query
 from pipeline.evaluation.results import Evaluation, QueryResult, ShownHit
-from pipeline.evaluation.run_files import run_lines
+from pipeline.flows.eval_outputs import Outputs, check_outputs, write_outputs, write_run
 from pipeline.records import Query
-from pipeline.storage import join, open_filesystem
 from pipeline.store.search import Hit
 
 __all__ = ["Collection", "Found", "Outputs", "Searching", "evaluate", "find_collections", "write_outputs"]
@@ -41,6 +36,7 @@ class Found:
 
     Attributes:
         hits: Best first, one a document.
+        is_ordered: The order of the hits counts, also among equal scores; else scores alone.
         seconds: Of searching, without reasoning.
         trajectory: What was written about the query; "" where the mode does not reason.
         reasoning_tokens: Tokens of it.
@@ -52,29 +48,17 @@ class Found:
     trajectory: str = ""
     reasoning_tokens: int = 0
     fell_back: bool = False
+    is_ordered: bool = False
 
 
 class Searching(Protocol):
     """A table that answers in several modes."""
 
     def search(self, queries: list[Query], mode: str, top_k: int) -> list[Found]:
-        """The best documents of each query; `excluded_ids` may be among them, and are asked for in `top_k`."""
+        """The best documents of each query, `top_k` beside those that it excludes."""
 
     def facts(self) -> Mapping[str, Any]:
         """What answered: number of documents, version of the table, fingerprints."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """What is written while it runs, so that what was found stays found.
-
-    Attributes:
-        runs: Folder or URI of run files, `COLLECTION.MODE.trec`; "" for none.
-        say: Hears a sentence after every collection and mode.
-    """
-
-    runs: str = ""
-    say: Callable[[str], None] = lambda sentence: None
 
 
 def evaluate(
@@ -94,25 +78,26 @@ def evaluate(
         modes: The first is what the others are compared with.
         measures: Names as ir-measures spells them, the main one first.
         top_k: Documents of a ranking that count, after the excluded ones are dropped.
-        outputs: What is written on the way.
+        outputs: What is written on the way; every place is tried before the first table is opened.
 
     Raises:
         SettingsError: no mode or no measure, or an unknown one.
         CorpusError: a collection has no query that is judged.
-        UserError: an id cannot stand in a run file.
+        StorageError: an output cannot be written.
     """
     if not modes or not measures or len(set(modes)) < len(modes):
         raise SettingsError(f"modes {list(modes)}, measures {list(measures)}; expected at least one of each, once")
     per_query({}, {}, measures)  # a misspelt one is said before anything is searched
     outputs = outputs or Outputs()
+    judged = [_judged(collection) for collection in collections]
+    check_outputs(outputs)
     results: list[QueryResult] = []
     facts: dict[str, dict[str, Any]] = {}
-    for collection in collections:
-        queries, qrels = _judged(collection)
+    for collection, (queries, qrels) in zip(collections, judged, strict=True):
         searching = open_searching(collection)
         facts[collection.name] = _facts(collection, queries, qrels) | dict(searching.facts())
         for mode in modes:
-            found = searching.search(queries, mode, top_k + max(len(query.excluded_ids) for query in queries))
+            found = searching.search(queries, mode, top_k)
             rankings = {q.id: _ranking(q, f, top_k) for q, f in zip(queries, found, strict=True)}
             values = per_query(rankings, qrels, measures)
             rows = [
@@ -120,7 +105,7 @@ def evaluate(
                 for q, f in zip(queries, found, strict=True)
             ]
             results += rows
-            _write_run(outputs.runs, collection.name, mode, rankings)
+            write_run(outputs, collection.name, mode, rankings)
             mean = sum(row.measures[measures[0]] for row in rows) / len(rows)
             outputs.say(f"{collection.name}: {mode}: {measures[0]} {mean:.4f} over {len(rows)} queries")
     return _summary(results, facts, modes=modes, measures=measures, top_k=top_k)
@@ -144,6 +129,8 @@ def _ranking(query: Query, found: Found, top_k: int) -> dict[str, float]:
     for hit in found.hits:
         if hit.id not in excluded:
             scores[hit.id] = max(hit.score, scores.get(hit.id, hit.score))
+    if found.is_ordered:
+        return in_given_order(dict(list(scores.items())[:top_k]))
     return dict(in_measured_order(scores, top_k))
 
 
@@ -180,7 +167,7 @@ def _summary(
     results: Sequence[QueryResult], facts: Mapping[str, Mapping[str, Any]], *, modes: Sequence[str],
     measures: Sequence[str], top_k: int,
 ) -> Evaluation:  # fmt: skip
-    costs = {}
+    costs, means = {}, mean_by_collection(results, measures)
     for mode in modes:
         rows = [row for row in results if row.mode == mode]
         num = max(len(rows), 1)
@@ -192,55 +179,6 @@ def _summary(
     return Evaluation(
         tuple(measures), tuple(modes), facts, tuple(results),
         comparisons=compare_modes(results, modes=modes, measure=measures[0]),
-        means=mean_by_collection(results, measures), costs=costs,
+        means=means, mean_over_collections=mean_over_collections(means, measures), costs=costs,
         facts={"at": datetime.now(UTC).isoformat(timespec="seconds"), "package_version": __version__, "top_k": top_k},
     )  # fmt: skip
-
-
-def _write_run(folder: str, collection: str, mode: str, rankings: Mapping[str, Mapping[str, float]]) -> None:
-    if not folder:
-        return
-    text = "".join(run_lines(rankings, tag=f"t1-{mode}"))
-    name = re.sub(r"[^\w.-]", "_", collection)
-    fs, path = open_filesystem(join(folder, f"{name}.{mode}.trec"))
-    fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-    fs.pipe_file(path, text.encode())
-
-
-def write_rows(evaluation: Evaluation, uri: str) -> None:
-    """One Parquet row a query and mode, each measure a column of its name.
-
-    Args:
-        evaluation: What was found.
-        uri: Of the file, which is replaced.
-    """
-    rows = [
-        {"collection": r.collection, "query_id": r.query_id, "mode": r.mode, **r.measures, "seconds": r.seconds,
-         "reasoning_tokens": r.reasoning_tokens, "fell_back": r.fell_back, "trajectory": r.trajectory}
-        for r in evaluation.results
-    ]  # fmt: skip
-    fs, path = open_filesystem(uri)
-    fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-    with fs.open(path, "wb") as file:
-        pq.write_table(pa.Table.from_pylist(rows), file)
-
-
-def write_outputs(evaluation: Evaluation, *, rows: str | None, report: str | None) -> None:
-    """Writes what people and programs read.
-
-    Args:
-        evaluation: What was found.
-        rows: URI for `write_rows`; None for none.
-        report: Path of the HTML file; None for none.
-
-    Raises:
-        StorageError: a file cannot be written.
-    """
-    if rows:
-        write_rows(evaluation, rows)
-    if report:
-        try:
-            Path(report).resolve().parent.mkdir(parents=True, exist_ok=True)
-            write_report(evaluation, report)
-        except OSError as error:
-            raise StorageError(f"cannot write the report to {report}: {error}; name another file") from error

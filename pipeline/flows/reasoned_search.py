@@ -27,13 +27,13 @@ from pipeline.model.reasoning import ReasonerBundle, open_reasoner
 from pipeline.query_settings import QuerySettings
 from pipeline.records import FinishReason, Query, Trajectory
 from pipeline.store.database import LIVE, Database
-from pipeline.store.fusion import fuse
+from pipeline.store.fusion import DEPTH, fuse
 from pipeline.store.search import Hit
 from pipeline.store.trajectories import TrajectoryCache
 
 Mode = Literal["auto", "always", "cached", "never"]
-# Documents of each ranking that are fused.
-_FUSED = 100
+# Documents of the ranking without reasoning among which a hit is looked for.
+_COMPARED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class ReasonedSearcher:
         vectors = [own if own is not None else bare for own, bare in zip(reasoned, plain, strict=False)]
         hits = self._rank(queries, vectors, top_k, how)
         shared = (time.monotonic() - begin) / max(len(queries), 1)
-        before = self._rank(queries, plain, max(top_k, _FUSED), how) if how.compares and notes else None
+        before = self._rank(queries, plain, max(top_k, _COMPARED), how) if how.compares and notes else None
         return [
             Answer(
                 query, hits[i], notes.trajectories(i) if notes else [], bool(notes) and reasoned[i] is None,
@@ -189,7 +189,7 @@ class ReasonedSearcher:
 
     def _rank(self, queries: Sequence[Query], vectors: Sequence[Vector], top_k: int, how: How) -> list[list[Hit]]:
         excluded = [query.excluded_ids for query in queries]
-        depth = max(top_k, _FUSED) if how.words and how.vectors else top_k
+        depth = DEPTH if how.words and how.vectors else top_k
         rankings = []
         if how.vectors:
             near = self.searcher.find_near(np.asarray(vectors), top_k=depth, excluded=excluded, how=how.filters)

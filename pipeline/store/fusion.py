@@ -12,6 +12,9 @@ from pipeline.store.search import Hit
 
 # Cormack, Clarke and Büttcher, SIGIR 2009.
 RRF_K = 60
+# Documents of each ranking that are fused, however many are wanted: deeper rankings would change the first ten, and
+# what is measured over a thousand would not be what a search for ten finds.
+DEPTH = 1_000
 
 
 def fuse(rankings: Sequence[Sequence[Hit]], *, top_k: int, k: int = RRF_K) -> list[Hit]:

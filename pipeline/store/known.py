@@ -1,10 +1,11 @@
-"""What the documents table holds, in compact arrays: one side of what `diff` compares.
+"""What the documents table holds, in compact arrays: one side of what `diff` compares, and what an evaluation records.
 
 Called by the index flow in tasks of their own, several where the table is large.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.records import id_hashes
+from pipeline.records import id_hash, id_hashes
 from pipeline.store.hashes import Hashes, as_hashes
 
 _BATCH_ROWS = 65_536
@@ -70,3 +71,22 @@ def join_known(parts: Sequence[KnownRows]) -> KnownRows:
         np.concatenate([np.empty(0, np.int32), *(part.chunks for part in parts)]),
         np.concatenate([np.empty(0, np.uint64), *(part.row_ids for part in parts)]),
     )
+
+
+def count_documents(known: KnownRows) -> int:
+    """Documents, each counted once whatever its chunks."""
+    return len(np.unique(known.ids, axis=0))
+
+
+def hash_documents(known: KnownRows) -> str:
+    """SHA-256, in hexadecimal, of every document's id and content, whatever the order of the rows."""
+    documents = np.unique(np.hstack([known.ids, known.contents]), axis=0)
+    return hashlib.sha256(documents.tobytes()).hexdigest()
+
+
+def absent_ids(known: KnownRows, ids: Sequence[str]) -> list[str]:
+    """Those of some ids that no row has, in their order."""
+    wanted = as_hashes(b"".join(id_hash(id) for id in ids))
+    candidates = known.ids[np.isin(known.ids[:, 0], wanted[:, 0])]
+    there = set(map(tuple, candidates.tolist()))
+    return [id for id, pair in zip(ids, map(tuple, wanted.tolist()), strict=True) if pair not in there]

@@ -46,8 +46,21 @@ def lay_bright(folder: Path) -> Path:
 def test_a_beir_folder(tmp_path: Path, qrels: str) -> None:
     (found,) = find_collections(str(lay_beir(tmp_path / "tiny", qrels=qrels)))
     assert (found.name, found.task, found.corpus) == ("tiny", "", (str(tmp_path / "tiny" / "corpus.jsonl"),))
-    assert found.queries() == [Query("q1", "first", ("d2",))]
+    assert found.queries() == [Query("q1", "first", ("d2", "q1"), "tiny")]
     assert found.qrels() == {"q1": {"d1": 1}}
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    (found,) = find_collections(str(lay_beir(tmp_path / "x\udcff")))
+    assert (found.name, len(found.queries())) == ("x\N{REPLACEMENT CHARACTER}", 1)
+
+
+def test_a_beir_query_does_not_find_itself(tmp_path: Path) -> None:
+    """As BEIR's own evaluator has it; BRIGHT's has not, in whichever layout a task lies."""
+    (found,) = find_collections(str(lay_beir(tmp_path / "quora")))
+    assert "q1" in found.queries()[0].excluded_ids
+    (found,) = find_collections(str(lay_beir(tmp_path / "bright_pony_reduced")))
+    assert found.queries()[0].excluded_ids == ("d2",)
 
 
 def test_a_folder_of_beir_folders(tmp_path: Path) -> None:
@@ -73,6 +86,12 @@ def test_bright_as_on_the_hub(tmp_path: Path) -> None:
 def test_long_documents_of_the_tasks_that_have_them(tmp_path: Path) -> None:
     (biology,) = find_collections(str(lay_bright(tmp_path / "BRIGHT")), long=True)
     assert biology.is_long
+    # the short ones are other documents, so they have another table; the instruction is the task's
+    assert (biology.name, biology.task) == ("biology_long", "biology")
+    assert biology.queries()[0].task == "biology"
+    for name in ("biology", "biology_long"):
+        (again,) = find_collections(str(tmp_path / "BRIGHT"), long=True, tasks=[name])
+        assert again.name == "biology_long"
     assert "/long_documents/" in biology.corpus[0]
     assert biology.qrels() == {"0": {"a": 1}}
 
@@ -84,6 +103,26 @@ def test_queries_without_documents(tmp_path: Path) -> None:
     assert (found.name, found.task, found.corpus) == ("earth_science", "earth_science", ())
     assert found.queries() == [Query("0", "why?", (), "earth_science")]
     assert found.qrels() == {"0": {"d": 1}}
+
+
+def test_a_row_says_its_task_where_the_folder_does_not(tmp_path: Path) -> None:
+    rows = ['{"_id": "1", "text": "a", "task": "earth-science"}', '{"_id": "2", "text": "b"}']
+    for name in ("my-own", "earth-science"):
+        lay_beir(tmp_path / name)
+        (tmp_path / name / "queries.jsonl").write_text("\n".join(rows))
+    of_folder, own = find_collections(str(tmp_path))
+    assert [query.task for query in of_folder.queries()] == ["earth_science"] * 2
+    assert [query.task for query in own.queries()] == ["earth_science", "my_own"]
+
+
+def test_a_task_need_not_be_in_every_folder(tmp_path: Path) -> None:
+    folders = [str(lay_beir(tmp_path / "scifact")), str(lay_bright(tmp_path / "BRIGHT"))]
+    assert [item.name for item in find_collections(*folders, tasks=["biology"])] == ["biology"]
+    assert [item.name for item in find_collections(*folders, tasks=["pony", "scifact"])] == ["pony", "scifact"]
+    with pytest.raises(CorpusError, match=r"have no collection 'bilogy'; they have scifact, biology, pony"):
+        find_collections(*folders, tasks=["biology", "bilogy"])
+    # one that comes twice is not hidden
+    assert len(find_collections(folders[0], folders[0], tasks=["scifact"])) == 2
 
 
 def test_revisions_that_the_hub_client_noted(tmp_path: Path) -> None:

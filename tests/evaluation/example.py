@@ -3,6 +3,7 @@
 import random
 from statistics import fmean
 
+from pipeline.evaluation.compare import mean_over_collections
 from pipeline.evaluation.results import Comparison, Evaluation, QueryResult, ShownHit
 
 NASTY = (
@@ -32,12 +33,20 @@ def make_evaluation(*, queries_each=12, seed=0):
     means = {mode: {c: _means(results, mode, c) for c in COLLECTIONS} for mode in MODES}
     comparisons = [
         Comparison(
-            c, measure, "bm25", mode, *_compare(results, mode, c, measure), rng.choice([0.0004, 0.02, 0.3]), *counts
+            c,
+            measure,
+            "bm25",
+            mode,
+            *_compare(results, mode, c, measure),
+            p_value,
+            *counts,
+            corrected_p_value=min(1.0, 3 * p_value),
         )
         for measure in MEASURES
         for mode in MODES[1:]
         for c in (*COLLECTIONS, "")
         for counts in [_counts(results, mode, c, measure)]
+        for p_value in [rng.choice([0.0001, 0.01, 0.02, 0.3])]
     ]
     facts = {
         "documents": 57_359, "queries": queries_each, "judgements": 1_304,
@@ -51,6 +60,7 @@ def make_evaluation(*, queries_each=12, seed=0):
         results=tuple(results),
         comparisons=tuple(comparisons),
         means=means,
+        mean_over_collections=mean_over_collections(means, MEASURES),
         costs={"reasoned": {"seconds a query": 2.31, "tokens a second": 181.0}},
         facts={
             "date": "2026-01-31T12:00:00Z",

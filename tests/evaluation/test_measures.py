@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import SettingsError
-from pipeline.evaluation.measures import in_measured_order, ndcg_at_10, per_query
+from pipeline.evaluation.measures import in_given_order, in_measured_order, ndcg_at_10, per_query
 from pipeline.flows.evaluate import Found, _ranking
 from pipeline.records import Query
 from pipeline.store.search import Hit
@@ -60,6 +60,16 @@ def test_the_order_is_the_one_that_is_measured(scores: dict[str, float], gold: s
     assert found["q"]["recip_rank"] == pytest.approx(1 / ranks[gold] if gold in ranks else 0.0)
     ours = per_query({"q": scores}, {"q": {gold: 1}})["q"]["RR@10"]
     assert ours == pytest.approx(1 / ranks[gold] if ranks.get(gold, 11) <= 10 else 0.0)
+
+
+@given(st.permutations(_DOCUMENTS[:6]), st.lists(_SCORES, min_size=6, max_size=6), st.sampled_from(_DOCUMENTS[:6]))
+def test_a_given_order_is_what_trec_eval_measures(names: list[str], values: list[float], gold: str) -> None:
+    given_order = dict(zip(names, sorted(values, reverse=True), strict=True))
+    falling = in_given_order(given_order)
+    assert [name for name, _ in in_measured_order(falling)] == list(falling) == names
+    assert list(falling.values()) == pytest.approx(list(given_order.values()), abs=1e-6)
+    found = pytrec_eval.RelevanceEvaluator({"q": {gold: 1}}, {"recip_rank"}).evaluate({"q": falling})
+    assert found["q"]["recip_rank"] == pytest.approx(1 / (1 + names.index(gold)))
 
 
 def test_queries_without_a_ranking_count_as_zero() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,14 +13,18 @@ from pipeline.corpus.collections import find_collections, hash_qrels, hash_queri
 from pipeline.errors import CorpusError, SettingsError, TableError
 from pipeline.evaluation.results import Evaluation
 from pipeline.fingerprint import imported_reasoner
+from pipeline.flows import eval_modes
 from pipeline.flows.eval_modes import MODES, EvalSettings, evaluate_collections
-from pipeline.flows.evaluate import Outputs
+from pipeline.flows.eval_outputs import Outputs
+from pipeline.flows.eval_record import query_instruction, record_settings
 from pipeline.flows.reasoned_search import How, ReasonedSearcher
 from pipeline.flows.search import Searcher
 from pipeline.flows.trajectory_cache import import_trajectories
 from pipeline.flows.trajectory_import import ImportFields
 from pipeline.query_settings import QuerySettings, ReasonSettings
+from pipeline.settings import DEFAULT_QUERY_INSTRUCTION, ModelSettings
 from pipeline.store.database import LIVE, Database
+from pipeline.store.known import hash_documents, read_known
 from tests.flows.corpora import MODEL, publish_table, settings_for, write_jsonl
 from tests.flows.judged import SOURCE, VOCABULARY, Judged, make_judged, settings_of, write_beir
 
@@ -98,12 +104,87 @@ def test_mistakes_are_one_sentence(judged: Judged, tmp_path: Path) -> None:
 
 
 def test_a_database_that_is_named_itself_is_searched_as_it_is(judged: Judged, tmp_path: Path) -> None:
-    db = tmp_path / "db"
-    rows = [{"_id": "d1", "text": VOCABULARY[0]}, {"_id": "of-somebody-else", "text": VOCABULARY[1]}]
+    db, said = tmp_path / "db", []
+    rows = [{"_id": "d10", "text": VOCABULARY[0]}, {"_id": "of-somebody-else", "text": VOCABULARY[1]}]
     version = publish_table(db, rows)
-    found = evaluate_collections([judged.collection], settings_of(db), modes=["plain"], outputs=Outputs())
-    assert found.collections["made-up"]["num_documents"] == 2
+    outputs = Outputs(say=said.append)
+    found = evaluate_collections([judged.collection], settings_of(db), modes=["plain"], outputs=outputs)
+    facts = found.collections["made-up"]
+    assert (facts["num_documents"], facts["num_gold"], facts["num_gold_missing"]) == (2, 70, 69)
+    assert said[0] == "made-up: the table lacks 69 of 70 relevant documents, which no mode can find"
     assert Database.at(str(db)).open("documents").version == version
+
+
+def test_a_table_of_something_else_is_refused(judged: Judged, tmp_path: Path) -> None:
+    publish_table(tmp_path / "db", [{"_id": "of-somebody-else", "text": VOCABULARY[1]}])
+    with pytest.raises(CorpusError, match="has none of the 70 relevant documents of made-up, such as 'd10'"):
+        evaluate_collections([judged.collection], settings_of(tmp_path / "db"), modes=["plain"], outputs=Outputs())
+
+
+@pytest.mark.parametrize(
+    ("reason", "encoder", "part"),
+    [
+        (ReasonSettings(engine="openai"), MODEL, "--endpoint"),
+        (ReasonSettings(), MODEL, "hashing://64 cannot reason"),
+        (ReasonSettings(), "minilm", "minilm cannot reason"),
+    ],
+)
+def test_a_reasoner_that_cannot_be_is_said_before_anything_is_encoded(
+    judged: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: ReasonSettings, encoder: str, part: str
+) -> None:
+    monkeypatch.setattr(eval_modes, "_index", unwanted)
+    settings = settings_of(tmp_path / "db")
+    index = settings.index.model_copy(update={"encoder": ModelSettings(model=encoder)})
+    settings = replace(settings, index=index, query=settings.query.model_copy(update={"reason": reason}))
+    with pytest.raises(SettingsError, match=part):
+        evaluate_collections([judged.collection], settings, modes=["bm25", "reasoned"], outputs=Outputs())
+    assert not (tmp_path / "db").exists()
+
+
+def unwanted(*_: Any, **__: Any) -> None:
+    raise AssertionError("something was indexed before everything was checked")
+
+
+def test_a_table_that_is_not_there_is_said_before_another_is_searched(judged: Judged, tmp_path: Path) -> None:
+    absent, said = write_beir(tmp_path / "absent", [{"_id": "d", "text": "t"}], [{"_id": "q", "text": "t"}],
+                              {"q": {"d": 1}}), []  # fmt: skip
+    settings = settings_of(judged.db, indexes=False, generates=False)
+    with pytest.raises(TableError, match=r"no table at .*absent"):
+        evaluate_collections([judged.collection, absent], settings, modes=["plain"], outputs=Outputs(say=said.append))
+    assert said == []
+
+
+def test_what_is_recorded_of_the_reasoner_needs_nothing_generated(judged: Judged, measured: Evaluation) -> None:
+    facts = measured.collections["made-up"]
+    assert facts["reasoner"] == SOURCE
+    assert facts["reasoner_fingerprints"] == [imported_reasoner(SOURCE).fingerprint]
+    dataset = Database.at(f"{judged.db}/made-up").open("documents", version=LIVE)
+    assert facts["documents_hash"] == hash_documents(read_known(dataset))
+    assert facts["query_instruction"] == ""  # hashed words are told nothing
+    assert facts["num_gold_missing"] == 0
+
+
+def test_no_credential_is_recorded() -> None:
+    reason = ReasonSettings(engine="openai", endpoint="http://me:hidden@host/v1", tasks={"pony": "token=hidden"})
+    index = settings_for("", "s3://key:hidden@bucket/db?secret=hidden")
+    for settings in (index, QuerySettings(db="s3://key:hidden@bucket/db", reason=reason)):
+        recorded = str(record_settings(settings))
+        assert "***" in recorded
+        assert "hidden" not in recorded
+
+
+def test_bright_instructs_its_queries_unless_somebody_else_does(tmp_path: Path) -> None:
+    rows, queries = [{"_id": "d", "text": "t"}], [{"_id": "q", "text": "t"}]
+    bright = write_beir(tmp_path / "bright_pony_reduced", rows, queries, {"q": {"d": 1}})
+    other = write_beir(tmp_path / "other", rows, queries, {"q": {"d": 1}})
+    usual, own = ModelSettings(), ModelSettings(query_instruction="Find it.")
+    assert query_instruction(bright, usual, usual) == (
+        "Given a pony question, retrieve relevant passages that help answer the question"
+    )
+    assert query_instruction(other, usual, usual) == DEFAULT_QUERY_INSTRUCTION
+    for collection in (bright, other):
+        assert query_instruction(collection, usual, own) == "Find it."
+        assert query_instruction(collection, own, ModelSettings(query_instruction="Older.")) == "Find it."
 
 
 @pytest.mark.ray

@@ -1,13 +1,16 @@
 """Every mode against BRIGHT's reference procedure, written out here.
 
 Rank every document by its best chunk, drop what a query excludes, keep the best 1,000, score with pytrec_eval. The
-rankings come from Lance itself, not from the code under test.
+rankings come from Lance itself, not from the code under test. Fused ones are made as a search makes them: of what is
+not excluded, equal sums by id.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,10 @@ from lance.query import CombinedFieldsQuery
 
 from pipeline.evaluation.results import Evaluation
 from pipeline.flows.eval_modes import MODES, evaluate_collections
-from pipeline.flows.evaluate import Outputs
-from pipeline.flows.search import Searcher
+from pipeline.flows.eval_outputs import Outputs
+from pipeline.flows.reasoned_search import ReasonedSearcher
+from pipeline.flows.search import Filters, Searcher
+from pipeline.query_settings import QuerySettings
 from pipeline.store.database import LIVE, Database
 from tests.flows.judged import Judged, make_judged, settings_of
 
@@ -105,24 +110,27 @@ class Reference:
         for query in self._judged.collection.queries():
             if query.id not in qrels:
                 continue
-            scores = self._scores(query.text, mode)
-            for name in {name for name in query.excluded_ids if name != "N/A"}:
-                scores.pop(name, None)
+            excluded = {name for name in query.excluded_ids if name != "N/A"}
+            scores = self._scores(query.text, mode, excluded)
             run[query.id] = dict(sorted(scores.items(), key=lambda item: item[1], reverse=True)[:1000])
         return run
 
-    def _scores(self, text: str, mode: str) -> dict[str, float]:
+    def _scores(self, text: str, mode: str, excluded: set[str]) -> dict[str, float]:
+        def without(scores: Mapping[str, float]) -> dict[str, float]:
+            return {name: score for name, score in scores.items() if name not in excluded}
+
         if mode == "bm25":
-            return self._words(text)
+            return without(self._words(text))
         thought = self._judged.trajectories.get(text) if mode.startswith("reasoned") else None
-        near = self._near(text, *([] if thought is None else [thought]))
+        near = without(self._near(text, *([] if thought is None else [thought])))
         if not mode.endswith("hybrid"):
             return near
         fused: dict[str, float] = defaultdict(float)
-        for scores in (near, self._words(text)):
+        for scores in (near, without(self._words(text))):
             for rank, name in enumerate(sorted(scores, key=lambda name, s=scores: (-s[name], name)), 1):
                 fused[name] += 1 / (60 + rank)
-        return fused
+        order = sorted(fused, key=lambda name: (-fused[name], name))
+        return {name: -float(rank) for rank, name in enumerate(order)}
 
     def _near(self, *texts: str) -> dict[str, float]:
         tokens = [token for ids in self._searcher.bundle.tokenizer.encode(list(texts)) for token in ids]
@@ -155,6 +163,30 @@ def test_every_mode_is_the_reference_procedure(judged: Judged, measured: tuple[E
     assert {query: set(found) for query, found in run.items() if found} == {
         q: set(found) for q, found in written.items()
     }
+
+
+@pytest.mark.parametrize("mode", [mode for mode, how in MODES.items() if how.vectors and how.words])
+@pytest.mark.parametrize("top_k", [10, 50, 200])
+def test_hybrid_as_measured_is_hybrid_as_served(
+    judged: Judged, measured: tuple[Evaluation, Path], mode: str, top_k: int
+) -> None:
+    query = QuerySettings(db=judged.db, reason=settings_of(judged.db).query.reason)
+    searcher = ReasonedSearcher(Searcher.open(f"{judged.db}/made-up"), query, device="cpu")
+    how = replace(MODES[mode], filters=Filters())
+    served = searcher.answer(judged.collection.queries(), top_k=top_k, how=how)
+    of_query = {row.query_id: [hit.id for hit in row.hits] for row in measured[0].results if row.mode == mode}
+    run = read_trec(measured[1] / f"made-up.{mode}.trec")
+    num_ties = 0
+    for answer in served:
+        if answer.query.id not in of_query:
+            continue
+        found = [hit.id for hit in answer.hits]
+        assert found[:10] == of_query[answer.query.id]
+        assert found == list(run[answer.query.id])[:top_k]
+        values = [np.float32(value) for value in run[answer.query.id].values()]
+        assert all(above > below for above, below in itertools.pairwise(values)), "pytrec_eval would order it anew"
+        num_ties += len(found) - len({hit.score for hit in answer.hits})
+    assert num_ties, "no sums are equal, so nothing was tried"
 
 
 def test_the_collection_tries_what_the_procedure_is_about(judged: Judged, measured: tuple[Evaluation, Path]) -> None:

@@ -218,6 +218,16 @@ def test_hybrid_is_both_rankings_fused(db: str, mode: Any) -> None:
     assert 0 < len(words) < len(near)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_how_many_are_wanted_does_not_change_the_first(db: str, depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reasoned_search, "DEPTH", depth)
+    searcher = opened(db)
+    everything = one(searcher, How(words=True), top_k=100).hits
+    assert depth <= len(everything) <= 2 * depth
+    for top_k in range(1, 7):
+        assert one(searcher, How(words=True), top_k=top_k).hits == everything[:top_k]
+
+
 @pytest.mark.usefixtures("reasoner")
 @pytest.mark.parametrize("mode", ["never", "cached", "auto", "always"])
 @pytest.mark.parametrize("words", [False, True])

@@ -12,7 +12,7 @@ from pipeline.records import content_hash, id_hash, id_hashes
 from pipeline.store.database import Database
 from pipeline.store.diff import decide
 from pipeline.store.hashes import as_hashes
-from pipeline.store.known import join_known, read_known
+from pipeline.store.known import KnownRows, absent_ids, count_documents, hash_documents, join_known, read_known
 from tests.store.sample import Row, store
 
 _ROWS = [Row("a", 0, "", "x"), Row("a", 1, "", "x"), Row("b", 0, "", "y"), Row("é" * 40, 0, "", "z")]
@@ -42,6 +42,24 @@ def test_parts_hold_together_what_the_table_holds(database: Database) -> None:
     for name in ("ids", "contents", "chunks", "row_ids"):
         assert getattr(joined, name).tolist() == getattr(whole, name).tolist()
         assert getattr(joined, name).dtype == getattr(whole, name).dtype
+
+
+def test_documents_are_counted_and_hashed_whatever_the_order_of_rows(database: Database) -> None:
+    known = read_known(store(database, _ROWS))
+    turned = KnownRows(known.ids[::-1], known.contents[::-1], known.chunks[::-1], known.row_ids[::-1])
+    assert count_documents(known) == count_documents(turned) == 3
+    assert hash_documents(known) == hash_documents(turned)
+    less = KnownRows(known.ids[:2], known.contents[:2], known.chunks[:2], known.row_ids[:2])
+    assert hash_documents(less) != hash_documents(known)
+    other = KnownRows(known.ids, known.contents[::-1], known.chunks, known.row_ids)
+    assert hash_documents(other) != hash_documents(known)
+
+
+def test_ids_that_no_row_has(database: Database) -> None:
+    known = read_known(store(database, _ROWS))
+    assert absent_ids(known, ["z", "a", "é" * 40, "y", "b"]) == ["z", "y"]
+    assert absent_ids(known, []) == []
+    assert absent_ids(join_known([]), ["a"]) == ["a"]
 
 
 def test_an_empty_table_knows_nothing(database: Database) -> None:

@@ -28,6 +28,7 @@ const known = (value) => value !== null && value !== undefined;
 const decimal = (value, digits = 3) => (known(value) ? value.toFixed(digits) : "–");
 const signed = (value, digits = 3) => (known(value) ? (value < 0 ? "−" : value > 0 ? "+" : "±") + Math.abs(value).toFixed(digits) : "–");
 const average = (values) => (values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null);
+const probability = (p) => (known(p) ? p.toPrecision(2) : "unknown");
 const stars = (p) => (!known(p) ? "" : p < 0.001 ? "***" : p < 0.01 ? "**" : p < 0.05 ? "*" : "");
 
 function valueOf(query, mode) {
@@ -70,8 +71,8 @@ function changeText(mode, collection, value) {
   const test = comparisonOf(mode, collection === null ? -1 : collection);
   const comparable = collection !== null || (coversAll(0) && coversAll(mode));
   if (!known(value) || !known(first) || !comparable) return { text: "", title: null };
-  const title = test ? `${test.better} queries gained and ${test.worse} lost, of ${test.num_queries}; p = ${known(test.p_value) ? test.p_value.toPrecision(2) : "unknown"}` : null;
-  return { text: signed(value - first) + " " + stars(test?.p_value), title };
+  const title = test ? `${test.better} queries gained and ${test.worse} lost, of ${test.num_queries}; p = ${probability(test.p_value)}, corrected ${probability(test.corrected_p_value)}` : null;
+  return { text: signed(value - first) + " " + stars(test?.corrected_p_value), title };
 }
 
 function drawTable() {
@@ -88,7 +89,7 @@ function drawTable() {
   const head = el("tr", null, el("th", { scope: "col" }, "Collection"), ...modes.map((mode) => el("th", { scope: "col" }, modeMark(mode), data.modes[mode])));
   byId("table").replaceChildren(el("caption", { hidden: "" }, data.measures[state.measure]), el("thead", null, head), el("tbody", null, ...rows));
   byId("table-note").textContent = `${data.measures[state.measure]}, mean over the queries; the best in each row is bold. Small figures: difference from ${data.modes[0]}. `
-    + "Two-sided paired test over queries: * p < 0.05, ** p < 0.01, *** p < 0.001; in the last row over the queries of all collections together. Not corrected for the number of comparisons.";
+    + "Two-sided paired test over queries: * p < 0.05, ** p < 0.01, *** p < 0.001; in the last row over the queries of all collections together. Corrected by Holm for the number of comparisons.";
   byId("cards").replaceChildren(...modes.map((mode) => {
     const change = mode === 0 ? "the baseline" : changeText(mode, data.collections.length > 1 ? null : 0, overall(mode)).text;
     const card = el("div", { class: "card" }, modeMark(mode), data.modes[mode], el("b", null, decimal(overall(mode))), el("small", null, [coverText(mode), change].filter(Boolean).join(", ")));

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 
 # Raise it when `text.chunk` or `text.tokenise` cut texts elsewhere: the same lengths then mean other chunks.
 CHUNKING_VERSION = 1
-# Stands for sampling settings in the key of a trajectory that was generated elsewhere.
-IMPORTED_SAMPLING = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +102,17 @@ def imported_reasoner(source: str) -> ReasonerIdentity:
     return ReasonerIdentity(
         weights=f"import:{source}", adapter="", tokenizer="", prompt=("", ""), compute_dtype="", max_query_tokens=0
     )
+
+
+def imported_sampling(task: str) -> str:
+    """Stands for sampling settings in the key of a trajectory that was generated elsewhere: JSON of its task alone.
+
+    The task decides under which instruction it is embedded, so it has to be in the key: two tasks may share a query.
+
+    >>> imported_sampling("biology"), imported_sampling("")
+    ('{"task": "biology"}', '{}')
+    """
+    return json.dumps({"task": task} if task else {})
 
 
 def _hash(value: object) -> str:

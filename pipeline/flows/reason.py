@@ -68,10 +68,15 @@ def reason(settings: QuerySettings, queries: Sequence[Query], *, quiet: bool = F
     report.reasoners = sorted({bundle.fingerprint(query) for query in queries})
     fingerprint = open_bundle(encoder, device="cpu").identity.fingerprint
     with reporting(quiet=quiet) as reporter:
-        missing, bare = notes.missing(), notes.without_vector(fingerprint)
+        missing, bare = notes.missing(), notes.lacking_vector(fingerprint)
         if missing and settings.reason.engine == "imported":
             reporter.say(f"{len(missing):,} of {len(queries):,} queries have no trajectory of {bundle.source}")
             missing = []
+        if len(unkept := notes.without_vector(fingerprint)) > len(bare):
+            reporter.say(
+                f"{len(unkept) - len(bare):,} imported trajectories have an instruction of your own: searches embed "
+                "them each time, as the cache keeps vectors of imports under the built-in instructions alone"
+            )
         if missing or bare:
             Database.at(settings.db).check_writable()
             _generate(settings, encoder, notes, report, reporter, begin=begin)
@@ -98,7 +103,7 @@ def _generate(
         device = choose_device(settings.reason.pool.device, resources)
         pool = size_pool(settings.reason.pool, resources, device=device)
         missing = [] if settings.reason.engine == "imported" else notes.missing()
-        bare = notes.without_vector(open_bundle(encoder, device=device).identity.fingerprint)
+        bare = notes.lacking_vector(open_bundle(encoder, device=device).identity.fingerprint)
         reporter.say(
             f"{report.source}: {len(missing):,} of {report.num_trajectories:,} trajectories to generate, {len(bare):,} "
             f"to encode, on {pool.describe().replace('encoder', 'reasoner')}"

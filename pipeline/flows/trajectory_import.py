@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline.corpus.jsonl import read_jsonl
 from pipeline.corpus.parquet import read_parquet
 from pipeline.errors import CorpusError
-from pipeline.fingerprint import IMPORTED_SAMPLING, imported_reasoner, trajectory_key
+from pipeline.fingerprint import imported_reasoner, imported_sampling, trajectory_key
 from pipeline.prompts import TASK_NOUNS
 from pipeline.records import FinishReason, Format, Rejected, Shard, Trajectory
 from pipeline.storage import redact
@@ -103,9 +103,10 @@ class RowReader:
         if task is None:
             task = row["task"] if isinstance(row.get("task"), str) else task_of_name(uri)
         reasoner = imported_reasoner(self.fields.source).fingerprint
-        key = trajectory_key(query, reasoner=reasoner, sampling=IMPORTED_SAMPLING, sample=0)
+        sampling = imported_sampling(task)
+        key = trajectory_key(query, reasoner=reasoner, sampling=sampling, sample=0)
         finish = FinishReason.STOP if text else FinishReason.EMPTY
-        return Cached(Trajectory(key, query, task, text, 0, finish, reasoner, self.fields.source, IMPORTED_SAMPLING))
+        return Cached(Trajectory(key, query, task, text, 0, finish, reasoner, self.fields.source, sampling))
 
 
 def task_of_name(uri: str) -> str:

@@ -50,7 +50,8 @@ def test_an_import_is_what_the_file_says_and_is_done_once(tmp_path: Path, source
     again = import_trajectories(db, [str(tmp_path / "*.jsonl")], fields=FIELDS)
     assert (again["read"], again["added"], again["present"]) == (2, 0, 2)
     reasoner = imported_reasoner("elsewhere").fingerprint
-    key = trajectory_key("Why is the sky blue?", reasoner=reasoner, sampling="{}", sample=0)
+    sampling = '{"task": "earth_science"}'
+    key = trajectory_key("Why is the sky blue?", reasoner=reasoner, sampling=sampling, sample=0)
     row = TrajectoryCache(Database.at(db)).find([key])[key].trajectory
     assert (row.task, row.text, row.num_tokens) == ("earth_science", "Rayleigh scattering favours blue.", 4)
     assert (row.finish_reason, row.source, row.is_usable) == (FinishReason.STOP, "elsewhere", True)

@@ -55,7 +55,7 @@ def prune(
 @_DB
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--source", help="Who generated them, such as a model's name; not needed for an export of a cache.")
-@click.option("--field", help="Column of the trajectory; trajectory or reasoning when left out.")
+@click.option("--field", help="Column of the trajectory.  [default: trajectory]")
 @click.option("--query-field", help="Column of the query's text; detected when left out.")
 @click.option("--task", help="Task of all; else the column task, or what the file's name begins with.")
 def import_(

@@ -26,7 +26,7 @@ from pipeline.store.trajectories import Cached
 from pipeline.store.trajectory_rows import to_rows
 
 _QUERY_NAMES = ("text", "query", "question", "contents")
-_TRAJECTORY_NAMES = ("trajectory", "reasoning")
+_TRAJECTORY_NAME = "trajectory"
 _MAX_LINE_BYTES = 64 * 2**20
 
 CountTokens = Callable[[Sequence[str]], list[int]]
@@ -38,7 +38,8 @@ class ImportFields:
 
     Attributes:
         source: What the trajectories are known by, such as a model's name; not needed for an export of the cache.
-        trajectory: Column of the trajectory; "trajectory" or "reasoning" when None.
+        trajectory: Column of the trajectory; "trajectory" when None, and no other: "reasoning" is what BRIGHT's
+            examples call the explanation that an annotator wrote knowing the gold documents.
         query: Column of the query; detected when None.
         task: Task of every row; when None that of the row's column `task`, else the one that the file's name begins
             with.
@@ -97,8 +98,7 @@ class RowReader:
         if not self.fields.source:
             raise CorpusError(f"{place}: not a row of an exported cache; say with --source who generated it")
         query = _text(row, [self.fields.query] if self.fields.query else _QUERY_NAMES, place, may_be_blank=False)
-        names = [self.fields.trajectory] if self.fields.trajectory else _TRAJECTORY_NAMES
-        text = _text(row, names, place, may_be_blank=True)
+        text = _text(row, [self.fields.trajectory or _TRAJECTORY_NAME], place, may_be_blank=True)
         task = self.fields.task
         if task is None:
             task = row["task"] if isinstance(row.get("task"), str) else task_of_name(uri)
@@ -133,7 +133,10 @@ def _text(row: Mapping[str, Any], names: Sequence[str], place: str, *, may_be_bl
     values = [row[name] for name in names if isinstance(row.get(name), str)]
     text = next((value.strip() for value in values if value.strip()), "")
     if not text and not (may_be_blank and any(name in row for name in names)):
-        raise CorpusError(f"{place}: no text in {' or '.join(names)}; found the columns {', '.join(map(str, row))}")
+        raise CorpusError(
+            f"{place}: no text in {' or '.join(names)}; found the columns {', '.join(map(str, row))}; name the right one "
+            f"with {'--field' if may_be_blank else '--query-field'}"
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -289,7 +289,7 @@ def test_an_import_is_looked_up_and_never_generated(db: str) -> None:
     from pipeline.flows.trajectory_cache import import_trajectories
     from pipeline.flows.trajectory_import import ImportFields
 
-    rows = [{"text": QUESTION.text, "reasoning": THOUGHT}]
+    rows = [{"text": QUESTION.text, "trajectory": THOUGHT}]
     source = write_jsonl(Path(db).parent / "thoughts.jsonl", rows)
     import_trajectories(db, [str(source)], fields=ImportFields(source="elsewhere"), tokenizer="default")
     searcher = opened(db, engine="imported", model="elsewhere")

@@ -16,6 +16,7 @@ from pipeline.flows.trajectory_import import ImportFields, task_of_name
 from pipeline.records import FinishReason
 from pipeline.store.database import Database
 from pipeline.store.trajectories import TrajectoryCache
+from tests.flows.corpora import write_jsonl
 from tests.store.trajectory_rows import cached
 
 FIELDS = ImportFields(source="elsewhere", trajectory="reasoned_7B")
@@ -93,10 +94,17 @@ def test_what_cannot_be_imported_is_named(tmp_path: Path, source: Path) -> None:
     db = str(tmp_path / "db")
     with pytest.raises(CorpusError, match=r"earth-science\.queries\.jsonl, byte 0: .*--source"):
         import_trajectories(db, [str(source)], fields=ImportFields(trajectory="reasoned_7B"))
-    with pytest.raises(CorpusError, match="no text in trajectory or reasoning; found the columns _id, text"):
+    with pytest.raises(
+        CorpusError, match=r"no text in trajectory; found the columns _id, text, reasoned_7B; .* --field"
+    ):
         import_trajectories(db, [str(source)], fields=ImportFields(source="x"))
+    # what an annotator wrote with the answer in view
+    gold = write_jsonl(tmp_path / "examples.jsonl", [{"query": "Why?", "reasoning": "see the gold document"}])
+    with pytest.raises(CorpusError, match=r"no text in trajectory; found the columns query, reasoning; .* --field"):
+        import_trajectories(db, [str(gold)], fields=ImportFields(source="x"))
+    assert import_trajectories(db, [str(gold)], fields=ImportFields("x", "reasoning"))["added"] == 1
     with pytest.raises(TableError, match="no trajectories"):
-        cache_stats(db)
+        cache_stats(str(tmp_path / "absent"))
 
 
 def test_an_export_needs_a_kind(tmp_path: Path) -> None:

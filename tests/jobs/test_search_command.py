@@ -26,7 +26,7 @@ IMPORTED = ("--engine", "imported", "--reasoner", "elsewhere")
 def db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
     publish_table(folder / "db", [document(name, text) for name, text in TEXTS.items()])
-    source = write_jsonl(folder / "thoughts.jsonl", [{"text": QUESTION, "reasoning": THOUGHT}])
+    source = write_jsonl(folder / "thoughts.jsonl", [{"text": QUESTION, "trajectory": THOUGHT}])
     import_trajectories(str(folder / "db"), [str(source)], fields=ImportFields(source="elsewhere"), tokenizer=MODEL)
     return folder / "db"
 

@@ -80,18 +80,17 @@ def reason(settings: QuerySettings, queries: Sequence[Query], *, quiet: bool = F
         if missing or bare:
             Database.at(settings.db).check_writable()
             _generate(settings, encoder, notes, report, reporter, begin=begin)
-        report.num_encoded = len(bare)
         report.seconds = time.monotonic() - begin
-        _count(report, notes, len(queries))
+        _count(report, notes, len(queries), encoder=fingerprint)
         for sentence in report.sentences():
             reporter.say(sentence)
     return report
 
 
-def _count(report: ReasonReport, notes: Notes, num_queries: int) -> None:
+def _count(report: ReasonReport, notes: Notes, num_queries: int, *, encoder: str) -> None:
     report.finish_reasons = dict(Counter(str(row.trajectory.finish_reason) for row in notes.found.values()))
-    usable = (any(t.is_usable for t in notes.trajectories(position)) for position in range(num_queries))
-    report.num_fallback = num_queries - sum(usable)
+    searchable = (notes.is_searchable(position, encoder=encoder) for position in range(num_queries))
+    report.num_fallback = num_queries - sum(searchable)
 
 
 def _generate(
@@ -140,6 +139,8 @@ def _take(rows: list[dict[str, Any]], report: ReasonReport, reporter: Reporter, 
         report.num_generated += row["num_generated"]
         report.num_retried += row["num_retried"]
         report.num_failed += row["num_failed"]
+        report.num_encoded += row["num_encoded"]
+        report.num_not_encoded += row["num_not_encoded"]
         report.num_tokens += row["num_tokens"]
         if row["detail"]:
             reporter.say(f"a query was given up: {row['detail']}")

@@ -20,6 +20,7 @@ class ReasonReport:
         finish_reasons: How those of all queries ended, found ones included.
         num_fallback: Queries that will be searched without reasoning, as no trajectory of theirs is usable.
         num_encoded: Vectors that were computed for trajectories found without one.
+        num_not_encoded: Trajectories found without one that the encoder failed on.
         num_tokens: Written by this run.
         reasoners: Fingerprints, one a task's instruction.
         source: The model.
@@ -37,6 +38,7 @@ class ReasonReport:
     finish_reasons: dict[str, int] = field(default_factory=dict)
     num_fallback: int = 0
     num_encoded: int = 0
+    num_not_encoded: int = 0
     num_tokens: int = 0
     reasoners: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -50,6 +52,8 @@ class ReasonReport:
             f"{self.num_generated:,} generated, {self.num_failed:,} failed; {ended or 'none'}; "
             f"{self.num_fallback:,} queries are searched without reasoning"
         ]
+        if self.num_not_encoded:
+            lines.append(f"{self.num_not_encoded:,} trajectories could not be encoded; they are not searched with")
         if self.num_generated:
             busy = max(self.seconds - self.startup_seconds, 1e-9)
             lines.append(f"{self.num_tokens:,} tokens, {self.num_tokens / busy:,.0f} tokens/s, "

@@ -68,14 +68,14 @@ class Notes:
     def without_vector(self, encoder: str) -> list[tuple[str, Query, str]]:
         """Key, query and text of usable trajectories that have no vector of this encoder, each once.
 
+        What this encoder could not encode is left out: it could not the next time either.
         The query of an import has the task that it was imported with: what its key says it is embedded under.
         """
         lacking: dict[str, tuple[str, Query, str]] = {}
         for query, keys in zip(self._queries, self._keys, strict=True):
             for row in (self.found[key] for key in keys if key in self.found):
-                told = self._told(query, row)
-                if row.trajectory.is_usable and not self._has_vector(told, row, encoder):
-                    lacking[row.trajectory.key] = (row.trajectory.key, told, row.trajectory.text)
+                if row.trajectory.is_usable and not self._is_settled(query, row, encoder):
+                    lacking[row.trajectory.key] = (row.trajectory.key, self._told(query, row), row.trajectory.text)
         return list(lacking.values())
 
     def lacking_vector(self, encoder: str) -> list[tuple[str, Query, str]]:
@@ -88,8 +88,14 @@ class Notes:
             return query
         return replace(query, task=row.trajectory.task)
 
-    def _has_vector(self, told: Query, row: Cached, encoder: str) -> bool:
-        return row.encoder == encoder and row.vector is not None and self._bundle.keeps_vector(told)
+    def _is_settled(self, query: Query, row: Cached, encoder: str) -> bool:
+        """Whether the row holds what this encoder makes of it, if only that it can make nothing."""
+        return row.encoder == encoder and self._bundle.keeps_vector(self._told(query, row))
+
+    def is_searchable(self, position: int, *, encoder: str) -> bool:
+        """Whether a query has a usable trajectory that this encoder is not known to fail on."""
+        rows = (self.found[key] for key in self._keys[position] if key in self.found)
+        return any(row.trajectory.is_usable and (row.vector is not None or row.encoder != encoder) for row in rows)
 
     def trajectories(self, position: int) -> list[Trajectory]:
         """What there is of one query's, by sample."""
@@ -110,7 +116,7 @@ class Notes:
                 continue
             if computed and key in computed:
                 vectors.append(computed[key])
-            elif row.vector is not None and self._has_vector(self._told(self._queries[position], row), row, encoder):
+            elif row.vector is not None and self._is_settled(self._queries[position], row, encoder):
                 vectors.append(row.vector)
         if not vectors:
             return None

@@ -25,7 +25,7 @@ from pipeline.flows.thinking import Thinker, Vector, encode_reasoned
 from pipeline.model.reasoner import Reasoner, load_reasoner
 from pipeline.model.reasoning import ReasonerBundle, open_reasoner
 from pipeline.query_settings import QuerySettings
-from pipeline.records import FinishReason, Query, Trajectory
+from pipeline.records import FinishReason, Query, Reason, Trajectory
 from pipeline.store.database import LIVE, Database
 from pipeline.store.fusion import fuse
 from pipeline.store.search import Hit
@@ -184,7 +184,8 @@ class ReasonedSearcher:
         bare = notes.without_vector(encoder)
         pairs = [(query, text) for _, query, text in bare]
         encoded = encode_reasoned(self.searcher.encoder, self.searcher.bundle, self.bundle, pairs)
-        computed = {key: vector for (key, *_), vector in zip(bare, encoded, strict=True) if vector is not None}
+        pairs_made = zip(bare, encoded, strict=True)
+        computed = {key: found for (key, *_), found in pairs_made if not isinstance(found, Reason)}
         return [notes.vector(i, encoder=encoder, computed=computed) for i in range(len(queries))]
 
     def _rank(self, queries: Sequence[Query], vectors: Sequence[Vector], top_k: int, how: How) -> list[list[Hit]]:

@@ -134,8 +134,8 @@ def _text(row: Mapping[str, Any], names: Sequence[str], place: str, *, may_be_bl
     text = next((value.strip() for value in values if value.strip()), "")
     if not text and not (may_be_blank and any(name in row for name in names)):
         raise CorpusError(
-            f"{place}: no text in {' or '.join(names)}; found the columns {', '.join(map(str, row))}; name the right one "
-            f"with {'--field' if may_be_blank else '--query-field'}"
+            f"{place}: no text in {' or '.join(names)}; found the columns {', '.join(map(str, row))}; name the right "
+            f"one with {'--field' if may_be_blank else '--query-field'}"
         )
     try:
         text.encode()

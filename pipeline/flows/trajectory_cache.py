@@ -32,6 +32,7 @@ from pipeline.store.trajectory_rows import prune_condition
 _PERCENTILES = (50, 90, 99)
 _STATS_COLUMNS = ("task", "num_tokens", "finish_reason", "reasoner", "source", "sampling", "vector", "created_at")
 _IMPORT_ROWS = 2_048
+_SHOWN_CHARS = 12
 
 
 def cache_stats(db: str) -> dict[str, Any]:
@@ -58,16 +59,17 @@ def export_cache(db: str, out: str, *, reasoner: str | None = None) -> dict[str,
     Args:
         db: Folder or URI of the database.
         out: A `.jsonl` or `.parquet` file, local or in a store; "-" for JSON lines on stdout.
-        reasoner: Only this reasoner's.
+        reasoner: Only this reasoner's; its fingerprint, or how that begins.
 
     Raises:
         TableError: there is no cache at this place.
-        SettingsError: `out` is of another kind.
+        SettingsError: `out` is of another kind, or no trajectory is of this reasoner.
     """
     database, cache = _open(db)
     if out != "-" and not out.endswith((".jsonl", ".parquet")):
         raise SettingsError(f"cannot tell how to write {redact(out)}; expected a name in .jsonl or .parquet, or -")
-    batches = cache.batches(where=prune_condition(reasoners=[reasoner]) if reasoner else None)
+    where = None if reasoner is None else prune_condition(reasoners=_fingerprints(cache, [reasoner]))
+    batches = cache.batches(where=where)
     if out == "-":
         num_rows = _write_lines(batches, sys.stdout.buffer)
     else:
@@ -88,16 +90,17 @@ def prune_cache(
     """Deletes the rows that meet every condition that is given.
 
     Raises:
-        SettingsError: no condition is given.
+        SettingsError: no condition is given, or a fingerprint is none of those that are there: to keep what is not
+            there alone would delete everything.
         TableError: there is no cache at this place.
     """
+    database, cache = _open(db)
     where = prune_condition(
-        reasoners=reasoners,
-        keep_reasoners=keep_reasoners,
+        reasoners=_fingerprints(cache, reasoners),
+        keep_reasoners=_fingerprints(cache, keep_reasoners),
         finish_reasons=[FinishReason(reason) for reason in finish_reasons],
         older_than=None if older_than_days is None else timedelta(days=older_than_days),
     )
-    database, cache = _open(db)
     deleted = cache.prune(where)
     return {"db": redact(database.uri), "deleted": deleted, "rows": cache.count()}
 
@@ -140,6 +143,22 @@ def _open(db: str) -> tuple[Database, TrajectoryCache]:
             f"no trajectories at {redact(database.uri)}; `t1 reason` and `t1 cache import` make some, or check --db"
         )
     return database, TrajectoryCache(database)
+
+
+def _fingerprints(cache: TrajectoryCache, named: Sequence[str]) -> list[str]:
+    """The reasoners of the cache whose fingerprints are named, or begin so."""
+    if not named:
+        return []
+    there = sorted({name for batch in cache.batches(columns=["reasoner"]) for name in batch["reasoner"].to_pylist()})
+    found = []
+    for name in named:
+        like = [name] if name in there else [known for known in there if name and known.startswith(name)]
+        if len(like) != 1:
+            shown = ", ".join(known[:_SHOWN_CHARS] for known in like or there) or "none at all"
+            what = f"begins the fingerprints of {len(like)} reasoners" if like else "is no reasoner's fingerprint here"
+            raise SettingsError(f"{name!r} {what}; found {shown}; `t1 cache stats` says whose they are")
+        found += like
+    return found
 
 
 def _table_model(database: Database) -> ModelSettings:

@@ -90,6 +90,23 @@ def test_prune_says_what_is_left(tmp_path: Path, source: Path) -> None:
     assert cache_stats(db)["rows"] == 0
 
 
+def test_a_reasoner_is_named_by_how_its_fingerprint_begins_and_by_nothing_else(tmp_path: Path) -> None:
+    db, out = str(tmp_path / "db"), str(tmp_path / "out.jsonl")
+    names = ["abc1", "abc2", "abd"]
+    TrajectoryCache(Database.at(db)).add([cached(n, reasoner=name) for n, name in enumerate(names)])
+    for name, why in (("abx", "no reasoner's fingerprint here; found abc1, abc2, abd"), ("", "no reasoner"),
+                      ("abc", "of 2 reasoners; found abc1, abc2;")):  # fmt: skip
+        for of in ({"reasoners": [name]}, {"keep_reasoners": ["abd", name]}):
+            with pytest.raises(SettingsError, match=why):
+                prune_cache(db, **of)  # type: ignore[arg-type]
+        with pytest.raises(SettingsError, match=why):
+            export_cache(db, out, reasoner=name)
+    assert cache_stats(db)["rows"] == 3
+    assert export_cache(db, out, reasoner="abd")["rows"] == 1
+    assert prune_cache(db, keep_reasoners=["abc1", "ab" + "d"])["deleted"] == 1
+    assert prune_cache(db, reasoners=["abc"])["rows"] == 1
+
+
 def test_what_cannot_be_imported_is_named(tmp_path: Path, source: Path) -> None:
     db = str(tmp_path / "db")
     with pytest.raises(CorpusError, match=r"earth-science\.queries\.jsonl, byte 0: .*--source"):

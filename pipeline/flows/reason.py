@@ -143,5 +143,6 @@ def _take(rows: list[dict[str, Any]], report: ReasonReport, reporter: Reporter, 
         report.num_not_encoded += row["num_not_encoded"]
         report.num_tokens += row["num_tokens"]
         if row["detail"]:
+            report.last_failure = row["detail"]
             reporter.say(f"a query was given up: {row['detail']}")
     reporter.advance(report.num_generated, num_tokens=report.num_tokens, num_slots=0, num_quarantined=0)

@@ -17,6 +17,7 @@ class ReasonReport:
         num_generated: Written by this run, whatever they came to.
         num_retried: Of these, tried a second time.
         num_failed: Given up by the engine; not cached.
+        last_failure: Why, of one of them.
         finish_reasons: How those of all queries ended, found ones included.
         num_fallback: Queries that will be searched without reasoning, as no trajectory of theirs is usable.
         num_encoded: Vectors that were computed for trajectories found without one.
@@ -35,6 +36,7 @@ class ReasonReport:
     num_generated: int = 0
     num_retried: int = 0
     num_failed: int = 0
+    last_failure: str = ""
     finish_reasons: dict[str, int] = field(default_factory=dict)
     num_fallback: int = 0
     num_encoded: int = 0
@@ -43,6 +45,21 @@ class ReasonReport:
     reasoners: list[str] = field(default_factory=list)
     seconds: float = 0.0
     startup_seconds: float = 0.0
+
+    @property
+    def failure(self) -> str:
+        """Why the run is none, in a sentence; "" where it came to something."""
+        if self.num_failed and not self.num_generated:
+            return (
+                f"none of the {self.num_failed:,} trajectories that {self.source} was asked for could be generated "
+                f"({self.last_failure}); mend that, then run the same command again"
+            )
+        if not self.num_cached and not self.num_generated:
+            return (
+                f"none of the {self.num_queries:,} queries has a trajectory of {self.source}; check --reasoner, and "
+                "`t1 cache stats` for what was imported"
+            )
+        return ""
 
     def sentences(self) -> list[str]:
         """The summary for a person."""

@@ -60,7 +60,8 @@ class ReasonerIdentity:
     Which engine computed it is left out, as for vectors: all are given the same prompt ids.
 
     Attributes:
-        weights: SHA-256 over the weight files; for a served model its name, for an import its source.
+        weights: SHA-256 over the weight files; for a served model its name, and the revision if
+            one was named; for an import its source.
         adapter: SHA-256 over the adapter's files, "" for none.
         tokenizer: SHA-256 over tokenizer.json; "" where the model is not ours to read.
         prompt: Prefix and suffix of the reasoning prompt, the instruction among them.

@@ -53,12 +53,14 @@ def encode_reasoned(
         pairs: A query and the text of a usable trajectory.
     """
     bodies = [
-        np.asarray(bundle.reasoned_body(query.text, text, instruction=reasoner.instruction(query)), np.int32)
+        bundle.reasoned_body(
+            query.text, text, instruction=reasoner.instruction(query), max_query_tokens=reasoner.max_query_tokens
+        )
         for query, text in pairs
     ]
     if not bodies:
         return []
-    encoded = encoder.encode(bodies, role="reasoned")
+    encoded = encoder.encode([np.asarray(body, np.int32) for body in bodies], role="reasoned")
     return [encoded.failures.get(i, vector) for i, vector in enumerate(encoded.vectors)]
 
 

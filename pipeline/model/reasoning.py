@@ -34,7 +34,7 @@ class ReasonerBundle:
             laptop and a cluster wrote with one model is one cache.
         checkpoint: Its files; for an endpoint the encoder's, whose tokenizer spells the prompt ids.
         allow_remote_code: Passed to transformers.
-        source: The model's name as people know it.
+        source: The model's name as people know it; for an endpoint with the revision that was named, if any.
     """
 
     settings: ReasonSettings
@@ -49,6 +49,11 @@ class ReasonerBundle:
     def tokenizer(self) -> TextTokenizer:
         """The tokenizer; loaded once a process."""
         return load_tokenizer(self.checkpoint.folder)
+
+    @property
+    def max_query_tokens(self) -> int | None:
+        """Where the reasoner's reading of a query ends; None for an import: nobody knows what was read elsewhere."""
+        return None if self.settings.engine == "imported" else self.settings.max_query_tokens
 
     def instruction(self, query: Query) -> str:
         """What the model is told to do with a query: the settings' own words, else its task's."""
@@ -162,6 +167,8 @@ def open_reasoner(settings: ReasonSettings, encoder: ModelSettings, *, device: s
         )
     settings = settings.model_copy(update={"model": model, "compute_dtype": dtype})
     source = model if served else checkpoint.source
+    if settings.engine == "openai" and settings.revision:
+        source = f"{model}@{settings.revision}"  # nothing else tells what the server has under that name
     bundle = ReasonerBundle(settings, asked, checkpoint, encoder.allow_remote_code, source)
     _check_fits(bundle)
     return bundle

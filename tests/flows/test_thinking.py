@@ -15,11 +15,15 @@ import pytest
 from pipeline.errors import ModelError
 from pipeline.flows import thinking
 from pipeline.flows.reasoned import Notes
-from pipeline.flows.thinking import RETRY_TEMPERATURE, Thinker
+from pipeline.flows.thinking import RETRY_TEMPERATURE, Thinker, encode_reasoned
+from pipeline.model.bundle import open_bundle
+from pipeline.model.hashing import HashingEncoder
 from pipeline.model.load import load_encoder
 from pipeline.model.reasoner import Completion
-from pipeline.model.reasoning import ReasonerBundle
+from pipeline.model.reasoning import ReasonerBundle, open_reasoner
+from pipeline.query_settings import ReasonSettings
 from pipeline.records import FinishReason, Reason
+from pipeline.settings import ModelSettings
 from pipeline.store.trajectories import TrajectoryCache
 from tests.flows.scripted import (
     Script,
@@ -78,6 +82,25 @@ def test_a_thought_is_kept_with_its_vector(cache: TrajectoryCache, bundle: Reaso
         encoded = load_encoder(model, device="cpu", threads=1).encode([body.astype(np.int32)], role="reasoned")
         np.testing.assert_array_equal(kept.vector, encoded.vectors[0])
     assert all(len(requests) == 1 for requests in reasoner.asked.values())
+
+
+def test_a_query_is_embedded_as_far_as_it_was_read() -> None:
+    reads = ReasonSettings(max_query_tokens=16)
+    bundle = open_reasoner(reads, ModelSettings(), device="cpu")
+    model = open_bundle(ModelSettings(), device="cpu")
+    asked: list[Any] = []
+    query = _query("why do moths circle lamps at night? " * 20)
+
+    class Asked(HashingEncoder):
+        def encode(self, bodies: Any, *, role: Any) -> Any:
+            asked.extend(bodies)
+            return super().encode(bodies, role=role)
+
+    encode_reasoned(Asked(hashing()), model, bundle, [(query, "Because of light.")])
+    prompt = bundle.prompt_ids(query)
+    assert tuple(asked[0][: len(prompt)]) == prompt
+    imported = open_reasoner(ReasonSettings(engine="imported", model="m"), ModelSettings(), device="cpu")
+    assert imported.max_query_tokens is None
 
 
 def _query(text: str) -> Any:

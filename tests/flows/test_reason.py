@@ -30,6 +30,7 @@ from tests.flows.scripted import cache_at, queries_of
 pytestmark = pytest.mark.ray
 
 LONG = 4_096
+DRAWN = {"max_tokens": LONG, "temperature": 1.0}
 
 
 def _settings(db: Path, *, encoder: str = "hashing://64", **more: Any) -> QuerySettings:
@@ -69,7 +70,7 @@ def test_each_is_generated_once_and_found_again(local_ray: None, tmp_path: Path,
     queries = [*queries_of("Why do moths fly to lamps?", task="biology"),
                *queries_of("Why do moths fly to lamps?", task="pony"),
                *queries_of("And flies?", "And flies?")]  # fmt: skip
-    settings = _settings(tmp_path, num_samples=3)
+    settings = _settings(tmp_path, num_samples=3, sampling=DRAWN)
     bundle = _bundle(settings)
     report = reason(settings, queries, quiet=True)
     _adds_up(report)
@@ -104,7 +105,7 @@ def test_each_is_generated_once_and_found_again(local_ray: None, tmp_path: Path,
     assert (again.num_queries, again.num_trajectories, again.num_cached, again.num_generated) == (8, 9, 9, 0)
     assert (again.num_tokens, again.finish_reasons, again.reasoners) == (0, {"stop": 9}, report.reasoners)
     # fewer samples are the first of them
-    fewer = reason(_settings(tmp_path), queries, quiet=True)
+    fewer = reason(_settings(tmp_path, sampling=DRAWN), queries, quiet=True)
     assert (fewer.num_trajectories, fewer.num_cached) == (3, 3)
     assert cache_at(tmp_path).count() == 9
 

@@ -328,7 +328,7 @@ def test_it_is_told_where_each_hit_was_without_reasoning(db: str, words: bool) -
 
 @pytest.mark.usefixtures("reasoner")
 def test_samples_are_averaged(db: str) -> None:
-    searcher = opened(db, num_samples=3)
+    searcher = opened(db, num_samples=3, sampling=SamplingSettings(temperature=1.0))
     answer = one(searcher, How("always"))
     assert [t.sample for t in answer.trajectories] == [0, 1, 2]
     assert num_cached(db) == 3

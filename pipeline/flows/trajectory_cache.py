@@ -8,20 +8,23 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from itertools import islice
 from typing import IO, Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpus.locate import locate
-from pipeline.errors import SettingsError, TableError
+from pipeline.errors import SettingsError, StorageError, TableError
 from pipeline.flows.trajectory_import import ImportFields, RowReader, count_tokens_with
 from pipeline.model.checkpoint import resolve
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.records import FinishReason
+from pipeline.retry import explain
 from pipeline.settings import ModelSettings
 from pipeline.storage import normalise, open_filesystem, redact
 from pipeline.store.database import LIVE, Database
@@ -73,9 +76,7 @@ def export_cache(db: str, out: str, *, reasoner: str | None = None) -> dict[str,
     if out == "-":
         num_rows = _write_lines(batches, sys.stdout.buffer)
     else:
-        fs, path = open_filesystem(normalise(out))
-        with fs.open(path, "wb") as file:
-            num_rows = (_write_lines if out.endswith(".jsonl") else _write_parquet)(batches, file)
+        num_rows = _write_whole(normalise(out), _write_lines if out.endswith(".jsonl") else _write_parquet, batches)
     return {"db": redact(database.uri), "out": redact(out), "rows": num_rows}
 
 
@@ -187,6 +188,25 @@ def _describe(rows: Any) -> dict[str, Any]:
         "oldest": rows["created_at"].min().isoformat() if len(rows) else None,
         "newest": rows["created_at"].max().isoformat() if len(rows) else None,
     }
+
+
+def _write_whole(
+    uri: str, write: Callable[[Iterator[pa.RecordBatch], IO[bytes]], int], batches: Iterator[pa.RecordBatch]
+) -> int:
+    """Writes a file under a name of its own and renames it, so that what is cut off is never taken for an export."""
+    fs, path = open_filesystem(uri)
+    folder, _, name = path.rpartition("/")
+    partial = f"{folder}/.{uuid4().hex}.{name}"
+    try:
+        with fs.open(partial, "wb") as file:
+            num_rows = write(batches, file)
+        fs.mv(partial, path)
+    except OSError as error:
+        raise StorageError(explain(error, f"writing {uri}")) from error
+    finally:
+        with suppress(OSError):  # where it was not renamed
+            fs.rm(partial)
+    return num_rows
 
 
 def _write_lines(batches: Iterator[pa.RecordBatch], file: IO[bytes]) -> int:

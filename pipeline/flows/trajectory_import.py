@@ -121,7 +121,10 @@ def task_of_name(uri: str) -> str:
 
 def _rows(shard: Shard) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if shard.format not in (Format.PARQUET, Format.JSONL):
-        raise CorpusError(f"{redact(shard.uri)} is {shard.format.value}; expected JSON lines or Parquet")
+        raise CorpusError(
+            f"{redact(shard.uri)} is {shard.format.value}; expected JSON lines (.jsonl, .ndjson, .json) or "
+            "Parquet (.parquet); of a folder that holds others, give a glob such as FOLDER/*.jsonl"
+        )
     items = read_parquet(shard) if shard.format is Format.PARQUET else read_jsonl(shard, max_line_bytes=_MAX_LINE_BYTES)
     for item in items:
         if isinstance(item, Rejected):
@@ -152,11 +155,11 @@ def _exported(row: Mapping[str, Any], place: str) -> dict[str, Any]:
         key = trajectory_key(
             made["query"], reasoner=made["reasoner"], sampling=made["sampling"], sample=int(made["sample"])
         )
-        vector = None if made["vector"] is None else np.asarray(made["vector"], np.float32)
-    except (TypeError, ValueError, AttributeError) as error:
+        made["created_at"] = created_at if created_at.tzinfo else created_at.replace(tzinfo=UTC)
+        made["vector"] = None if made["vector"] is None else np.asarray(made["vector"], np.float32)
+        pa.Table.from_pylist([made], schema=TRAJECTORIES)  # a value of another kind is said with its row
+    except (TypeError, ValueError, AttributeError, OverflowError, pa.ArrowException) as error:
         raise CorpusError(f"{place}: not a row of an exported cache ({error})") from error
     if key != made["key"]:
         raise CorpusError(f"{place}: the key is {made['key']!r}, expected {key}; the row was changed since its export")
-    made["created_at"] = created_at if created_at.tzinfo else created_at.replace(tzinfo=UTC)
-    made["vector"] = vector
     return made

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import ModelError, SettingsError
 from pipeline.model.endpoint_address import checked_base, read_key
-from pipeline.model.endpoint_client import EndpointClient, Failed
+from pipeline.model.endpoint_client import EndpointClient, Failed, without_surrogates
 from pipeline.model.reasoner import Completion, Request
 from pipeline.model.reasoning import ReasonerBundle
 from pipeline.records import FinishReason
@@ -177,7 +177,7 @@ def _body(model: str, request: Request) -> dict[str, Any]:
 
 def _completion(choice: dict[str, Any]) -> Completion:
     """What a choice, with the answer's `usage` in it, says."""
-    text, said = str(choice.get("text") or "").strip(), choice.get("finish_reason")
+    text, said = without_surrogates(str(choice.get("text") or "")).strip(), choice.get("finish_reason")
     written = choice["usage"].get("completion_tokens") or 0
     if said in _CUT:
         return Completion(text, written, FinishReason.LENGTH)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import CorpusError, SettingsError, TableError
+from pipeline.errors import CorpusError, SettingsError, StorageError, TableError
 from pipeline.fingerprint import imported_reasoner, trajectory_key
 from pipeline.flows import trajectory_cache
 from pipeline.flows.trajectory_cache import cache_stats, export_cache, import_trajectories, prune_cache
@@ -80,6 +80,44 @@ def test_an_export_that_was_changed_is_refused(tmp_path: Path) -> None:
     out.write_text(out.read_text().replace("what is 1?", "what is 2?"))
     with pytest.raises(CorpusError, match="changed since its export"):
         import_trajectories(db, [str(out)], fields=ImportFields())
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("num_tokens", "12"), ("num_tokens", 2**40), ("task", 3), ("vector", "v")]
+)
+def test_an_exported_row_with_a_value_of_another_kind_is_named(tmp_path: Path, column: str, value: object) -> None:
+    db, out = str(tmp_path / "db"), tmp_path / "out.jsonl"
+    TrajectoryCache(Database.at(db)).add([cached(1)])
+    export_cache(db, str(out))
+    out.write_text(json.dumps(json.loads(out.read_text()) | {column: value}) + "\n")
+    with pytest.raises(CorpusError, match=r"out\.jsonl, byte 0: not a row of an exported cache"):
+        import_trajectories(str(tmp_path / "other"), [str(out)], fields=ImportFields())
+
+
+def test_an_export_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    db, out = str(tmp_path / "db"), tmp_path / "out.jsonl"
+    TrajectoryCache(Database.at(db)).add([cached(1)])
+    with pytest.raises(StorageError, match=r"writing .*absent/out\.jsonl"):
+        export_cache(db, str(tmp_path / "absent" / "out.jsonl"))
+    out.write_text("the one before\n")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trajectory_cache.json, "dumps", fail)
+    with pytest.raises(StorageError, match="no room left"):
+        export_cache(db, str(out))
+    assert (out.read_text(), sorted(path.name for path in tmp_path.iterdir())) == (
+        "the one before\n",
+        ["db", "out.jsonl"],
+    )
+
+
+def test_a_folder_with_other_files_says_what_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").write_text("of no trajectory")
+    with pytest.raises(CorpusError, match=r"is text; expected JSON lines \(\.jsonl"):
+        import_trajectories(str(tmp_path / "db"), [str(tmp_path / "folder")], fields=FIELDS)
 
 
 def test_prune_says_what_is_left(tmp_path: Path, source: Path) -> None:

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from jobs.finite import FiniteRange
+
 _DB = click.option("--db", required=True, help="Folder or URI of the database.")
 
 
@@ -26,7 +28,7 @@ def stats(db: str) -> None:
 @cache.command()
 @_DB
 @click.option("--out", required=True, help="A .jsonl or .parquet file or URI; - for JSON lines on stdout.")
-@click.option("--reasoner", help="Fingerprint of a reasoner: only its trajectories.")
+@click.option("--reasoner", help="Fingerprint of a reasoner, or how it begins: only its trajectories.")
 def export(db: str, out: str, reasoner: str | None) -> None:
     """Write trajectories to a file."""
     from pipeline.flows.trajectory_cache import export_cache
@@ -37,10 +39,12 @@ def export(db: str, out: str, reasoner: str | None) -> None:
 
 @cache.command()
 @_DB
-@click.option("--reasoner", "reasoners", multiple=True, help="Fingerprint: delete this reasoner's.")
-@click.option("--keep-reasoner", "keep", multiple=True, help="Fingerprint: delete all but this reasoner's.")
+@click.option("--reasoner", "reasoners", multiple=True, help="Fingerprint, or how it begins: delete this reasoner's.")
+@click.option(
+    "--keep-reasoner", "keep", multiple=True, help="Fingerprint, or how it begins: delete all but this reasoner's."
+)
 @click.option("--finish", multiple=True, type=click.Choice(["stop", "length", "empty", "error"]), help="How it ended.")
-@click.option("--older-than", "days", type=click.FloatRange(min=0, max=36_500), help="Days since it was made.")
+@click.option("--older-than", "days", type=FiniteRange(min=0, max=36_500), help="Days since it was made.")
 def prune(
     db: str, reasoners: tuple[str, ...], keep: tuple[str, ...], finish: tuple[str, ...], days: float | None
 ) -> None:
@@ -55,13 +59,20 @@ def prune(
 @_DB
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--source", help="Who generated them, such as a model's name; not needed for an export of a cache.")
-@click.option("--field", help="Column of the trajectory; trajectory or reasoning when left out.")
+@click.option("--field", help="Column of the trajectory.  [default: trajectory]")
 @click.option("--query-field", help="Column of the query's text; detected when left out.")
 @click.option("--task", help="Task of all; else the column task, or what the file's name begins with.")
+@click.option("--settings", "settings_file", help="TOML file whose table [reason.tasks] has tasks of your own.")
 def import_(
-    db: str, sources: tuple[str, ...], source: str | None, field: str | None, query_field: str | None, task: str | None
-) -> None:
+    db: str, sources: tuple[str, ...], source: str | None, field: str | None, query_field: str | None,
+    task: str | None, settings_file: str | None,
+) -> None:  # fmt: skip
     """Add trajectories generated elsewhere, or exported: files, folders or globs of JSON lines or Parquet."""
+    from pipeline.prompts import known_task
+    from pipeline.query_settings import load_query_settings
+
+    own = load_query_settings(settings_file, {"db": db}).reason.tasks
+    task = known_task(task, own=own) if task else task
     from pipeline.flows.trajectory_cache import import_trajectories
     from pipeline.flows.trajectory_import import ImportFields
 

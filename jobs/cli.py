@@ -10,7 +10,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -30,6 +32,9 @@ _COMMANDS = {
     "cache": ("jobs.cache", "See, export, prune and import the trajectories that a database keeps."),
     "demo": ("jobs.demo", "Index the documentation of Python itself, and ask it something."),
 }
+
+# What a search past its deadline leaves running; in the midst of native code, it aborts a process that ends as usual.
+_LEFT_BEHIND = {"t1-loading", "t1-thinking"}
 
 # Where a function cannot have the command's name.
 _FUNCTIONS = {"eval": "eval_"}
@@ -77,7 +82,13 @@ def main() -> None:
     # said by libraries, not by us: Lance warns at every fork, tokenizers at every fork of a process that has used it
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    sys.exit(_run(sys.argv[1:]))
+    code = _run(sys.argv[1:])
+    if any(thread.name in _LEFT_BEHIND for thread in threading.enumerate()):
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:

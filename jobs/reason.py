@@ -46,10 +46,10 @@ ENGINES = ["transformers", "vllm", "openai", "imported"]
 @click.option("--task", help="Task of the queries, such as biology; else what a file's name begins with.")
 @click.option("--engine", type=click.Choice(ENGINES), help="What generates.  [default: transformers]")
 @click.option("--reasoner", help="Model that reasons; the table's own when left out.")
-@click.option("--revision", help="Commit, tag or branch of an hf:// reasoner.")
+@click.option("--revision", help="Commit, tag or branch of an hf:// reasoner; of a served one, to tell it from others.")
 @click.option("--adapter", help="Folder or URI of the reasoner's peft adapter.")
 @click.option("--endpoint", help="Base URL of an OpenAI-compatible server, such as http://host:8000/v1.")
-@click.option("--instruction", help="Told to the reasoner instead of the task's own.")
+@click.option("--instruction", help="Told to the reasoner instead of the task's own; not as that of `t1 search`.")
 @click.option("--samples", type=int, help="Trajectories a query; their vectors are averaged.  [default: 1]")
 @click.option("--max-tokens", type=int, help="Longest trajectory.  [default: 256]")
 @click.option("--max-query-tokens", type=int, help="A longer query is cut.  [default: 1024]")
@@ -80,7 +80,12 @@ def reason(
     settings = load_query_settings(settings_file, {FIELDS[name]: value for name, value in options.items()})
     from pipeline.flows.ask import read_asked
 
-    asked = read_asked(queries, [sys.stdin if name == "-" else name for name in files], task=task)
+    opened = [sys.stdin if name == "-" else name for name in files]
+    asked = read_asked(queries, opened, task=task, own=settings.reason.tasks)
+    from pipeline.errors import T1Error
     from pipeline.flows.reason import reason as run_reason
 
-    click.echo(json.dumps(asdict(run_reason(settings, asked, quiet=quiet))))
+    report = run_reason(settings, asked, quiet=quiet)
+    click.echo(json.dumps(asdict(report)))
+    if report.failure:
+        raise T1Error(report.failure)

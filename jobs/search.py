@@ -8,9 +8,13 @@ from typing import Any
 
 import click
 
+from jobs.finite import FiniteRange
 from jobs.reason import ENGINES, FIELDS
 
-_REASONING = ("db", "engine", "reasoner", "endpoint", "samples", "max_tokens", "temperature", "device", "model")
+_REASONING = (
+    "db", "engine", "reasoner", "revision", "adapter", "endpoint", "samples", "max_tokens", "max_query_tokens",
+    "temperature", "top_p", "seed", "stop", "device", "model",
+)  # fmt: skip
 
 
 @click.command()
@@ -26,17 +30,27 @@ _REASONING = ("db", "engine", "reasoner", "endpoint", "samples", "max_tokens", "
     "--reason", type=click.Choice(["auto", "always", "cached", "never"]), default="never", show_default=True,
     help="Embed a query with what a model wrote about it: what is cached, and with auto and always what is not, too.",
 )  # fmt: skip
-@click.option("--deadline", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Seconds, of auto.")
+@click.option("--deadline", type=FiniteRange(min=0), default=30.0, show_default=True, help="Seconds, of auto.")
 @click.option("--explain", is_flag=True, help="Show the trajectory, and each hit's rank without it.")
 @click.option("--task", help="Task of the queries, such as biology.")
 @click.option("--engine", type=click.Choice(ENGINES), help="What generates.  [default: transformers]")
 @click.option("--reasoner", help="Model that reasons, or the source of an import; the table's own when left out.")
+@click.option("--revision", help="Of the reasoner, as `t1 reason` was given it.")
+@click.option("--adapter", help="Folder or URI of the reasoner's peft adapter.")
 @click.option("--endpoint", help="Base URL of an OpenAI-compatible server.")
 @click.option("--samples", type=int, help="Trajectories a query; their vectors are averaged.  [default: 1]")
 @click.option("--max-tokens", type=int, help="Longest trajectory.  [default: 256]")
+@click.option("--max-query-tokens", type=int, help="A longer query is cut.  [default: 1024]")
 @click.option("--temperature", type=float, help="0 takes the likeliest token.  [default: 0]")
+@click.option("--top-p", type=float, help="Share of the likeliest tokens that are drawn from.")
+@click.option("--seed", type=int, help="Of the draws.")
+@click.option("--stop", multiple=True, help="Text that ends the reasoning; may be given several times.")
 @click.option("--settings", "settings_file", help="TOML file with a table [reason]; flags override it.")
-@click.option("--instruction", help="What the model is told to do with a query that is embedded as it is.")
+@click.option(
+    "--instruction",
+    help="Told to the encoder about a query that is embedded as it is; what the reasoner is told, `t1 reason "
+    "--instruction`, is `instruction` in the table [reason] of --settings.",
+)
 @click.option("--version", "table_version", help="Version number or tag.  [default: live]")
 @click.option("--model", help="Where the table's model is now, if it moved.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
@@ -47,13 +61,16 @@ def search(queries: tuple[str, ...], queries_file: str | None, as_json: bool, **
     Prints a table on a terminal, and one JSON line a query otherwise.
     """
     from pipeline.errors import SettingsError
-    from pipeline.flows.ask import read_asked
+    from pipeline.query_settings import load_query_settings
 
     if options["words"] and (options["hybrid"] or options["reason"] != "never"):
         raise SettingsError("--words ranks by words alone; leave it out to reason or to fuse")
     files = [] if queries_file is None else [sys.stdin if queries_file == "-" else queries_file]
-    asked = read_asked(queries, files, task=options["task"])
-    answers, version = _answer(asked, options)
+    settings = load_query_settings(options["settings_file"], {FIELDS[name]: options[name] for name in _REASONING})
+    from pipeline.flows.ask import read_asked
+
+    asked = read_asked(queries, files, task=options["task"], own=settings.reason.tasks)
+    answers, version = _answer(asked, settings, options)
     if as_json or not sys.stdout.isatty():
         for answer in answers:
             click.echo(json.dumps(_as_json(answer, version, options)))
@@ -64,10 +81,7 @@ def search(queries: tuple[str, ...], queries_file: str | None, as_json: bool, **
         print_answer(answer, explains=options["explain"])
 
 
-def _answer(asked: list[Any], options: dict[str, Any]) -> tuple[list[Any], int]:
-    from pipeline.query_settings import load_query_settings
-
-    settings = load_query_settings(options["settings_file"], {FIELDS[name]: options[name] for name in _REASONING})
+def _answer(asked: list[Any], settings: Any, options: dict[str, Any]) -> tuple[list[Any], int]:
     from pipeline.flows.reasoned_search import How, ReasonedSearcher
     from pipeline.flows.search import Filters, Searcher
 

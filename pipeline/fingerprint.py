@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 
 # Raise it when `text.chunk` or `text.tokenise` cut texts elsewhere: the same lengths then mean other chunks.
 CHUNKING_VERSION = 1
-# Stands for sampling settings in the key of a trajectory that was generated elsewhere.
-IMPORTED_SAMPLING = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,8 @@ class ReasonerIdentity:
     Which engine computed it is left out, as for vectors: all are given the same prompt ids.
 
     Attributes:
-        weights: SHA-256 over the weight files; for a served model its name, for an import its source.
+        weights: SHA-256 over the weight files; for a served model its name, and the revision if
+            one was named; for an import its source.
         adapter: SHA-256 over the adapter's files, "" for none.
         tokenizer: SHA-256 over tokenizer.json; "" where the model is not ours to read.
         prompt: Prefix and suffix of the reasoning prompt, the instruction among them.
@@ -104,6 +103,17 @@ def imported_reasoner(source: str) -> ReasonerIdentity:
     return ReasonerIdentity(
         weights=f"import:{source}", adapter="", tokenizer="", prompt=("", ""), compute_dtype="", max_query_tokens=0
     )
+
+
+def imported_sampling(task: str) -> str:
+    """Stands for sampling settings in the key of a trajectory that was generated elsewhere: JSON of its task alone.
+
+    The task decides under which instruction it is embedded, so it has to be in the key: two tasks may share a query.
+
+    >>> imported_sampling("biology"), imported_sampling("")
+    ('{"task": "biology"}', '{}')
+    """
+    return json.dumps({"task": task} if task else {})
 
 
 def _hash(value: object) -> str:

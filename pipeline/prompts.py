@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, SettingsError
 
 EMB_TOKEN = "<emb_token>"
 
@@ -90,6 +90,24 @@ def plain_prompt(instruction: str, opening: str) -> Prompt:
 def document_body(title: str, text: str) -> str:
     """What stands for a document between prefix and suffix."""
     return f"{title}\n{text}" if title else text
+
+
+def known_task(name: str, *, own: Mapping[str, str] = {}) -> str:
+    """The task that somebody names, as it is spelled here.
+
+    Args:
+        name: As a person writes it, such as "earth-science".
+        own: Tasks with instructions of somebody's own.
+
+    Raises:
+        SettingsError: there is none of this name; any other wording would be used in silence.
+    """
+    for spelled in (name, name.lower().replace("-", "_")):
+        if spelled in own or spelled in TASK_NOUNS:
+            return spelled
+    raise SettingsError(
+        f"there is no task {name!r}; write one of {', '.join(sorted({*TASK_NOUNS, *own}))}, or leave it out"
+    )
 
 
 def reasoning_instruction(task: str = "", *, own: Mapping[str, str] | None = None) -> str:

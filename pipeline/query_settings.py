@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.settings import ModelSettings, PoolSettings, Section, resolve_settings
 
@@ -22,7 +22,9 @@ class SamplingSettings(Section):
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     top_k: int = Field(0, ge=0, description="0 for no bound.")
     seed: int = Field(0, ge=0)
-    stop: tuple[str, ...] = Field((), description="Texts that end the reasoning, beside the model's own end of a turn.")
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="Texts that end the reasoning, beside the model's own end of a turn."
+    )
 
     @property
     def canonical(self) -> str:
@@ -54,6 +56,16 @@ class ReasonSettings(Section):
     sampling: SamplingSettings = SamplingSettings()
     batch_queries: int = Field(32, ge=1, description="Trajectories that one reasoner writes at a time.")
     pool: PoolSettings = Field(PoolSettings(), description="As for encoders, sized apart from them.")
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> ReasonSettings:
+        # an import has one trajectory a query at whatever temperature, and says so itself
+        if self.num_samples > 1 and self.sampling.temperature == 0 and self.engine != "imported":
+            raise ValueError(
+                f"num_samples is {self.num_samples} at temperature 0, which writes the same text each time; give "
+                "--temperature, such as 0.7, or leave --samples out"
+            )
+        return self
 
 
 class QuerySettings(Section):

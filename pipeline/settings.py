@@ -227,7 +227,9 @@ def _explain(error: ValidationError) -> str:
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"]) or "settings"
         shown = (
-            "" if item["type"] in {"missing", "extra_forbidden"} or not item["loc"] else f" (found {item['input']!r})"
+            ""
+            if item["type"] in {"missing", "extra_forbidden"} or not item["loc"] or isinstance(item["input"], dict)
+            else f" (found {item['input']!r})"
         )
         if item["type"] == "missing" and name == "db":
             parts.append("no database was named; pass --db FOLDER or URI, or write db in the settings file")

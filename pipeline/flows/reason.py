@@ -68,25 +68,29 @@ def reason(settings: QuerySettings, queries: Sequence[Query], *, quiet: bool = F
     report.reasoners = sorted({bundle.fingerprint(query) for query in queries})
     fingerprint = open_bundle(encoder, device="cpu").identity.fingerprint
     with reporting(quiet=quiet) as reporter:
-        missing, bare = notes.missing(), notes.without_vector(fingerprint)
+        missing, bare = notes.missing(), notes.lacking_vector(fingerprint)
         if missing and settings.reason.engine == "imported":
             reporter.say(f"{len(missing):,} of {len(queries):,} queries have no trajectory of {bundle.source}")
             missing = []
+        if len(unkept := notes.without_vector(fingerprint)) > len(bare):
+            reporter.say(
+                f"{len(unkept) - len(bare):,} imported trajectories have an instruction of your own: searches embed "
+                "them each time, as the cache keeps vectors of imports under the built-in instructions alone"
+            )
         if missing or bare:
             Database.at(settings.db).check_writable()
             _generate(settings, encoder, notes, report, reporter, begin=begin)
-        report.num_encoded = len(bare)
         report.seconds = time.monotonic() - begin
-        _count(report, notes, len(queries))
+        _count(report, notes, len(queries), encoder=fingerprint)
         for sentence in report.sentences():
             reporter.say(sentence)
     return report
 
 
-def _count(report: ReasonReport, notes: Notes, num_queries: int) -> None:
+def _count(report: ReasonReport, notes: Notes, num_queries: int, *, encoder: str) -> None:
     report.finish_reasons = dict(Counter(str(row.trajectory.finish_reason) for row in notes.found.values()))
-    usable = (any(t.is_usable for t in notes.trajectories(position)) for position in range(num_queries))
-    report.num_fallback = num_queries - sum(usable)
+    searchable = (notes.is_searchable(position, encoder=encoder) for position in range(num_queries))
+    report.num_fallback = num_queries - sum(searchable)
 
 
 def _generate(
@@ -98,7 +102,7 @@ def _generate(
         device = choose_device(settings.reason.pool.device, resources)
         pool = size_pool(settings.reason.pool, resources, device=device)
         missing = [] if settings.reason.engine == "imported" else notes.missing()
-        bare = notes.without_vector(open_bundle(encoder, device=device).identity.fingerprint)
+        bare = notes.lacking_vector(open_bundle(encoder, device=device).identity.fingerprint)
         reporter.say(
             f"{report.source}: {len(missing):,} of {report.num_trajectories:,} trajectories to generate, {len(bare):,} "
             f"to encode, on {pool.describe().replace('encoder', 'reasoner')}"
@@ -135,7 +139,10 @@ def _take(rows: list[dict[str, Any]], report: ReasonReport, reporter: Reporter, 
         report.num_generated += row["num_generated"]
         report.num_retried += row["num_retried"]
         report.num_failed += row["num_failed"]
+        report.num_encoded += row["num_encoded"]
+        report.num_not_encoded += row["num_not_encoded"]
         report.num_tokens += row["num_tokens"]
         if row["detail"]:
+            report.last_failure = row["detail"]
             reporter.say(f"a query was given up: {row['detail']}")
     reporter.advance(report.num_generated, num_tokens=report.num_tokens, num_slots=0, num_quarantined=0)

@@ -17,9 +17,11 @@ class ReasonReport:
         num_generated: Written by this run, whatever they came to.
         num_retried: Of these, tried a second time.
         num_failed: Given up by the engine; not cached.
+        last_failure: Why, of one of them.
         finish_reasons: How those of all queries ended, found ones included.
         num_fallback: Queries that will be searched without reasoning, as no trajectory of theirs is usable.
         num_encoded: Vectors that were computed for trajectories found without one.
+        num_not_encoded: Trajectories found without one that the encoder failed on.
         num_tokens: Written by this run.
         reasoners: Fingerprints, one a task's instruction.
         source: The model.
@@ -34,13 +36,30 @@ class ReasonReport:
     num_generated: int = 0
     num_retried: int = 0
     num_failed: int = 0
+    last_failure: str = ""
     finish_reasons: dict[str, int] = field(default_factory=dict)
     num_fallback: int = 0
     num_encoded: int = 0
+    num_not_encoded: int = 0
     num_tokens: int = 0
     reasoners: list[str] = field(default_factory=list)
     seconds: float = 0.0
     startup_seconds: float = 0.0
+
+    @property
+    def failure(self) -> str:
+        """Why the run is none, in a sentence; "" where it came to something."""
+        if self.num_failed and not self.num_generated:
+            return (
+                f"none of the {self.num_failed:,} trajectories that {self.source} was asked for could be generated "
+                f"({self.last_failure}); mend that, then run the same command again"
+            )
+        if not self.num_cached and not self.num_generated:
+            return (
+                f"none of the {self.num_queries:,} queries has a trajectory of {self.source}; check --reasoner, and "
+                "`t1 cache stats` for what was imported"
+            )
+        return ""
 
     def sentences(self) -> list[str]:
         """The summary for a person."""
@@ -50,6 +69,8 @@ class ReasonReport:
             f"{self.num_generated:,} generated, {self.num_failed:,} failed; {ended or 'none'}; "
             f"{self.num_fallback:,} queries are searched without reasoning"
         ]
+        if self.num_not_encoded:
+            lines.append(f"{self.num_not_encoded:,} trajectories could not be encoded; they are not searched with")
         if self.num_generated:
             busy = max(self.seconds - self.startup_seconds, 1e-9)
             lines.append(f"{self.num_tokens:,} tokens, {self.num_tokens / busy:,.0f} tokens/s, "

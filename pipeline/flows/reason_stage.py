@@ -13,13 +13,13 @@ import pyarrow as pa
 import ray
 
 from pipeline.errors import T1Error
-from pipeline.flows.thinking import Thinker, Wanted, encode_reasoned
+from pipeline.flows.thinking import Thinker, Wanted, encode_reasoned, vectors_to_keep
 from pipeline.model.bundle import open_bundle
 from pipeline.model.load import load_encoder
 from pipeline.model.reasoner import load_reasoner
 from pipeline.model.reasoning import ReasonerBundle, open_reasoner
 from pipeline.query_settings import ReasonSettings
-from pipeline.records import FinishReason, Query
+from pipeline.records import FinishReason, Query, Reason
 from pipeline.settings import ModelSettings
 from pipeline.store.database import Database
 from pipeline.store.trajectories import Cached, TrajectoryCache
@@ -79,9 +79,10 @@ class ReasonStage:
         part = self._bare[begin : begin + self._batch]
         encoder, model = self._encoder
         vectors = encode_reasoned(encoder, model, self._bundle, [(query, text) for _, query, text in part])
-        by_key = {key: vector for (key, *_), vector in zip(part, vectors, strict=True) if vector is not None}
-        self._cache.set_vectors(by_key, encoder=model.identity.fingerprint)
-        return _account([])
+        kept = vectors_to_keep([key for key, *_ in part], vectors)
+        self._cache.set_vectors(kept, encoder=model.identity.fingerprint)
+        num_encoded = sum(not isinstance(vector, Reason) for vector in vectors)
+        return _account([]) | {"num_encoded": num_encoded, "num_not_encoded": len(part) - num_encoded}
 
 
 def _account(made: Sequence[Cached]) -> dict[str, Any]:
@@ -91,6 +92,8 @@ def _account(made: Sequence[Cached]) -> dict[str, Any]:
         "num_generated": len(made) - len(failed),
         "num_retried": sum(row.trajectory.num_attempts > 1 for row in made),
         "num_failed": len(failed),
+        "num_encoded": 0,
+        "num_not_encoded": 0,
         "num_tokens": sum(row.trajectory.num_tokens for row in made),
         "failure": "",
         "detail": failed[0].text if failed else "",

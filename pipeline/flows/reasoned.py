@@ -6,6 +6,7 @@ Called by the reasoning flow, searches and evaluations; loads no model.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Notes:
     """
 
     def __init__(self, bundle: ReasonerBundle, queries: Sequence[Query]) -> None:
+        self._bundle = bundle
         self._samples = range(bundle.settings.num_samples)
         self._keys = [[bundle.key(query, sample=sample) for sample in self._samples] for query in queries]
         self._queries = queries
@@ -33,9 +35,17 @@ class Notes:
 
     def look_up(self, cache: TrajectoryCache) -> None:
         """Reads what is there of those that are not known yet."""
-        missing = [one.key for one in self.missing()]
-        for begin in range(0, len(missing), _LOOK_UP_KEYS):
-            self.add(cache.find(missing[begin : begin + _LOOK_UP_KEYS]).values())
+        self.add(_find(cache, [one.key for one in self.missing()]))
+        if self._bundle.settings.engine == "imported":
+            self._look_aside(cache)
+
+    def _look_aside(self, cache: TrajectoryCache) -> None:
+        """An import whose task is not the query's stands for the one that is not there, under its own key."""
+        others = {one.key: self._bundle.other_keys(one.query) for one in self.missing()}
+        there = {row.trajectory.key: row for row in _find(cache, [key for keys in others.values() for key in keys])}
+        stand_ins = {key: next((other for other in keys if other in there), key) for key, keys in others.items()}
+        self._keys = [[stand_ins.get(key, key) for key in keys] for keys in self._keys]
+        self.add(there[key] for key in stand_ins.values() if key in there)
 
     def add(self, rows: Iterable[Cached]) -> None:
         """From now on these are known too."""
@@ -56,18 +66,36 @@ class Notes:
         return list(wanted.values())
 
     def without_vector(self, encoder: str) -> list[tuple[str, Query, str]]:
-        """Key, query and text of usable trajectories that have no vector of this encoder, each once."""
+        """Key, query and text of usable trajectories that have no vector of this encoder, each once.
+
+        What this encoder could not encode is left out: it could not the next time either.
+        The query of an import has the task that it was imported with: what its key says it is embedded under.
+        """
         lacking: dict[str, tuple[str, Query, str]] = {}
         for query, keys in zip(self._queries, self._keys, strict=True):
-            for key in keys:
-                row = self.found.get(key)
-                if (
-                    row is not None
-                    and row.trajectory.is_usable
-                    and not (row.encoder == encoder and row.vector is not None)
-                ):
-                    lacking[key] = (key, query, row.trajectory.text)
+            for row in (self.found[key] for key in keys if key in self.found):
+                if row.trajectory.is_usable and not self._is_settled(query, row, encoder):
+                    lacking[row.trajectory.key] = (row.trajectory.key, self._told(query, row), row.trajectory.text)
         return list(lacking.values())
+
+    def lacking_vector(self, encoder: str) -> list[tuple[str, Query, str]]:
+        """Of these, those whose vectors are the cache's to keep."""
+        return [one for one in self.without_vector(encoder) if self._bundle.keeps_vector(one[1])]
+
+    def _told(self, query: Query, row: Cached) -> Query:
+        """The query as its trajectory is embedded with it."""
+        if self._bundle.settings.engine != "imported" or query.task == row.trajectory.task:
+            return query
+        return replace(query, task=row.trajectory.task)
+
+    def _is_settled(self, query: Query, row: Cached, encoder: str) -> bool:
+        """Whether the row holds what this encoder makes of it, if only that it can make nothing."""
+        return row.encoder == encoder and self._bundle.keeps_vector(self._told(query, row))
+
+    def is_searchable(self, position: int, *, encoder: str) -> bool:
+        """Whether a query has a usable trajectory that this encoder is not known to fail on."""
+        rows = (self.found[key] for key in self._keys[position] if key in self.found)
+        return any(row.trajectory.is_usable and (row.vector is not None or row.encoder != encoder) for row in rows)
 
     def trajectories(self, position: int) -> list[Trajectory]:
         """What there is of one query's, by sample."""
@@ -88,10 +116,16 @@ class Notes:
                 continue
             if computed and key in computed:
                 vectors.append(computed[key])
-            elif row.encoder == encoder and row.vector is not None:
+            elif row.vector is not None and self._is_settled(self._queries[position], row, encoder):
                 vectors.append(row.vector)
         if not vectors:
             return None
         mean = np.mean(np.stack(vectors), axis=0)
         length = float(np.linalg.norm(mean))
         return (mean / length).astype(np.float32) if length > 0 else None
+
+
+def _find(cache: TrajectoryCache, keys: Sequence[str]) -> list[Cached]:
+    """What is there of many keys."""
+    parts = (keys[begin : begin + _LOOK_UP_KEYS] for begin in range(0, len(keys), _LOOK_UP_KEYS))
+    return [row for part in parts for row in cache.find(part).values()]

@@ -19,13 +19,15 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.errors import ModelError, T1Error
+from pipeline.flows.patient_load import PatientLoad
 from pipeline.flows.reasoned import Notes
 from pipeline.flows.search import Filters, Searcher
-from pipeline.flows.thinking import Thinker, Vector, encode_reasoned
+from pipeline.flows.thinking import Thinker, Vector, Wanted, encode_reasoned
 from pipeline.model.reasoner import Reasoner, load_reasoner
 from pipeline.model.reasoning import ReasonerBundle, open_reasoner
 from pipeline.query_settings import QuerySettings
-from pipeline.records import FinishReason, Query, Trajectory
+from pipeline.records import FinishReason, Query, Reason, Trajectory
 from pipeline.store.database import LIVE, Database
 from pipeline.store.fusion import DEPTH, fuse
 from pipeline.store.search import Hit
@@ -98,7 +100,7 @@ class ReasonedSearcher:
         self._settings = settings
         self._cache = TrajectoryCache(Database.at(settings.db))
         self._device = device
-        self._reasoner: Reasoner | None = None
+        self._load: PatientLoad | None = None
 
     @cached_property
     def bundle(self) -> ReasonerBundle:
@@ -121,9 +123,9 @@ class ReasonedSearcher:
 
     def close(self) -> None:
         """Gives the reasoner back, if one was loaded."""
-        if self._reasoner is not None:
-            self._reasoner.close()
-            self._reasoner = None
+        if self._load is not None:
+            self._load.close()
+            self._load = None
 
     def answer(self, queries: Sequence[Query], *, top_k: int = 10, how: How | None = None) -> list[Answer]:
         """The best documents of each query.
@@ -135,10 +137,10 @@ class ReasonedSearcher:
 
         Raises:
             TableError: the filter cannot be used, or words are asked for and the table has no index of them.
-            ModelError: the reasoner cannot be loaded, or broke down.
+            ModelError: the reasoner is not there; or, without a deadline, cannot be loaded, or broke down.
         """
         how = how or How()
-        notes = self._think(queries, how)
+        notes, failure = self._think(queries, how)
         begin = time.monotonic()
         plain: list[Vector] = list(self.searcher.encode([query.text for query in queries])) if how.vectors else []
         reasoned = self._vectors(queries, notes)
@@ -149,32 +151,51 @@ class ReasonedSearcher:
         return [
             Answer(
                 query, hits[i], notes.trajectories(i) if notes else [], bool(notes) and reasoned[i] is None,
-                _note(notes, i, how) if notes and reasoned[i] is None else "",
+                _note(notes, i, how, failure) if notes and reasoned[i] is None else "",
                 {hit.id: rank for rank, hit in enumerate(before[i], 1)} if before else {}, shared,
             )
             for i, query in enumerate(queries)
         ]  # fmt: skip
 
-    def _think(self, queries: Sequence[Query], how: How) -> Notes | None:
-        """What there is about the queries once the mode has had its way; None where nobody asks."""
+    def _think(self, queries: Sequence[Query], how: How) -> tuple[Notes | None, str]:
+        """What there is about the queries once the mode has had its way, None if nobody asks; and what broke down."""
         if how.reason == "never" or not how.vectors:
-            return None
+            return None, ""
         begin = time.monotonic()
         notes = Notes(self.bundle, queries)
         notes.look_up(self._cache)
         missing = notes.missing()
         if how.reason == "cached" or not missing or self.bundle.settings.engine == "imported":
-            return notes
+            return notes, ""
         end = begin + how.deadline_s if how.reason == "auto" else None
-        if end is not None and time.monotonic() >= end:
-            return notes
-        if self._reasoner is None:
-            self._reasoner = load_reasoner(self.bundle, device=self._device)
+        try:
+            self._generate(notes, missing, end)
+        except ModelError as error:
+            if end is None:
+                raise
+            notes.look_up(self._cache)  # what was written before it broke down
+            return notes, str(error)
+        return notes, ""
+
+    def _generate(self, notes: Notes, missing: Sequence[Wanted], end: float | None) -> None:
+        """Adds what the reasoner writes until `end` on the monotonic clock, loading included."""
         left = None if end is None else end - time.monotonic()
-        thinker = Thinker(self._cache, self.bundle, self._reasoner, (self.searcher.encoder, self.searcher.bundle))
-        if left is None or left > 0:
-            notes.add(thinker.think(missing, deadline_s=left))
-        return notes
+        reasoner = self._loaded_within(left) if left is None or left > 0 else None
+        left = None if end is None else end - time.monotonic()
+        if reasoner is not None and (left is None or left > 0):
+            encoder = (self.searcher.encoder, self.searcher.bundle)
+            notes.add(Thinker(self._cache, self.bundle, reasoner, encoder).think(missing, deadline_s=left))
+
+    def _loaded_within(self, left_s: float | None) -> Reasoner | None:
+        """The reasoner; None where it is not loaded in time: it may be when the next query comes."""
+        if self._load is None:
+            bundle = self.bundle  # opened here: what is wrong with the settings is said whatever the time
+            self._load = PatientLoad(lambda: load_reasoner(bundle, device=self._device, deadline_s=left_s))
+        try:
+            return self._load.wait(left_s)
+        except T1Error:
+            self._load = None  # the next query tries anew
+            raise
 
     def _vectors(self, queries: Sequence[Query], notes: Notes | None) -> list[Vector | None]:
         """Each query's with its trajectories; None where it is searched without."""
@@ -184,7 +205,8 @@ class ReasonedSearcher:
         bare = notes.without_vector(encoder)
         pairs = [(query, text) for _, query, text in bare]
         encoded = encode_reasoned(self.searcher.encoder, self.searcher.bundle, self.bundle, pairs)
-        computed = {key: vector for (key, *_), vector in zip(bare, encoded, strict=True) if vector is not None}
+        pairs_made = zip(bare, encoded, strict=True)
+        computed = {key: found for (key, *_), found in pairs_made if not isinstance(found, Reason)}
         return [notes.vector(i, encoder=encoder, computed=computed) for i in range(len(queries))]
 
     def _rank(self, queries: Sequence[Query], vectors: Sequence[Vector], top_k: int, how: How) -> list[list[Hit]]:
@@ -202,9 +224,11 @@ class ReasonedSearcher:
         return [fuse(of_query, top_k=top_k) for of_query in zip(*rankings, strict=True)]
 
 
-def _note(notes: Notes, position: int, how: How) -> str:
+def _note(notes: Notes, position: int, how: How, failure: str) -> str:
     """Why a query has no vector of its own reasoning."""
     found = notes.trajectories(position)
+    if not found and failure:
+        return failure
     if not found:
         late = f", and none was written within {how.deadline_s:g} s" if how.reason == "auto" else ""
         return f"no trajectory of it is there{late}"

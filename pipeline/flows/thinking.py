@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from pipeline.model.encoder import Encoder
 from pipeline.model.reasoner import Completion, Reasoner, Request
 from pipeline.model.reasoning import ReasonerBundle
 from pipeline.query_settings import SamplingSettings
-from pipeline.records import FinishReason, Query, Trajectory
+from pipeline.records import FinishReason, Query, Reason, Trajectory
 from pipeline.store.trajectories import Cached, TrajectoryCache
 
 # The second attempt at a query that came to nothing: what was likeliest has been tried.
@@ -43,8 +43,8 @@ class Wanted:
 
 def encode_reasoned(
     encoder: Encoder, bundle: ModelBundle, reasoner: ReasonerBundle, pairs: Sequence[tuple[Query, str]]
-) -> list[Vector | None]:
-    """Vectors of queries with their trajectories, float32 [dim] each; None where it cannot be encoded.
+) -> list[Vector | Reason]:
+    """Vectors of queries with their trajectories, float32 [dim] each; or why one cannot be encoded.
 
     Args:
         encoder: Whose vectors the documents have.
@@ -53,13 +53,27 @@ def encode_reasoned(
         pairs: A query and the text of a usable trajectory.
     """
     bodies = [
-        np.asarray(bundle.reasoned_body(query.text, text, instruction=reasoner.instruction(query)), np.int32)
+        bundle.reasoned_body(
+            query.text, text, instruction=reasoner.instruction(query), max_query_tokens=reasoner.max_query_tokens
+        )
         for query, text in pairs
     ]
     if not bodies:
         return []
-    encoded = encoder.encode(bodies, role="reasoned")
-    return [None if i in encoded.failures else vector for i, vector in enumerate(encoded.vectors)]
+    encoded = encoder.encode([np.asarray(body, np.int32) for body in bodies], role="reasoned")
+    return [encoded.failures.get(i, vector) for i, vector in enumerate(encoded.vectors)]
+
+
+def vectors_to_keep(keys: Sequence[str], encoded: Sequence[Vector | Reason]) -> dict[str, Vector | None]:
+    """What the cache is to hold of an encoder's answers, by key: None where no machine could do better.
+
+    A text that did not fit in memory is left out: a larger machine may encode it.
+    """
+    return {
+        key: None if isinstance(found, Reason) else found
+        for key, found in zip(keys, encoded, strict=True)
+        if found is not Reason.OUT_OF_MEMORY
+    }
 
 
 class Thinker:
@@ -85,8 +99,9 @@ class Thinker:
     def think(self, wanted: Sequence[Wanted], *, deadline_s: float | None = None) -> Iterator[Cached]:
         """Trajectories with their vectors, once they are in the cache; each at most once.
 
-        One that was cut or is empty is tried a second time, and then kept as it is, without a vector. One that the
-        engine gave up is yielded with `FinishReason.ERROR`, its text saying why, and not kept.
+        One that was cut or is empty is tried a second time, and then kept as it is, without a vector; so is the first
+        attempt where there is no time for a second, or the engine breaks down before it. One that the engine gave up is
+        yielded with `FinishReason.ERROR`, its text saying why, and not kept.
 
         Args:
             wanted: Not in the cache yet.
@@ -96,13 +111,18 @@ class Thinker:
             ModelError: the engine broke down.
         """
         end = None if deadline_s is None else time.monotonic() + deadline_s
-        again: list[Wanted] = []
-        yield from self._attempt(wanted, 1, end, again)
-        if again and (end is None or time.monotonic() < end):
-            yield from self._attempt(again, 2, end, [])
+        cut: dict[str, tuple[Wanted, Completion]] = {}  # first attempts that came to nothing, until there is a second
+        try:
+            yield from self._attempt(wanted, 1, end, cut)
+            if cut and (end is None or time.monotonic() < end):
+                yield from self._attempt([one for one, _ in cut.values()], 2, end, cut)
+        except (Exception, GeneratorExit):
+            self._keep(list(cut.values()), 1)  # paid for, though nobody is told
+            raise
+        yield from self._keep(list(cut.values()), 1)
 
     def _attempt(
-        self, wanted: Sequence[Wanted], attempt: int, end: float | None, again: list[Wanted]
+        self, wanted: Sequence[Wanted], attempt: int, end: float | None, cut: dict[str, tuple[Wanted, Completion]]
     ) -> Iterator[Cached]:
         requests = [self._request(one, attempt) for one in wanted]
         done: list[tuple[Wanted, Completion]] = []
@@ -112,15 +132,16 @@ class Thinker:
                 if result is not None:
                     one, completion = wanted[result[0]], result[1]
                     if attempt == 1 and completion.finish_reason in _TRIED_AGAIN:
-                        again.append(one)
+                        cut[one.key] = (one, completion)
                     else:
+                        cut.pop(one.key, None)
                         done.append((one, completion))
                 if len(done) >= _FLUSH_TRAJECTORIES or (done and time.monotonic() - flushed > _FLUSH_SECONDS):
                     rows, done = done, []
                     yield from self._keep(rows, attempt)
                     flushed = time.monotonic()
         except (Exception, GeneratorExit):
-            self._keep(done, attempt)  # paid for, though nobody is told
+            self._keep(done, attempt)
             raise
         yield from self._keep(done, attempt)
 
@@ -134,16 +155,13 @@ class Thinker:
 
     def _keep(self, done: Sequence[tuple[Wanted, Completion]], attempt: int) -> list[Cached]:
         trajectories = [self._trajectory(one, completion, attempt) for one, completion in done]
-        usable = [i for i, t in enumerate(trajectories) if t.is_usable]
-        pairs = [(done[i][0].query, trajectories[i].text) for i in usable]
+        usable = [(one.query, t) for (one, _), t in zip(done, trajectories, strict=True) if t.is_usable]
         with self._encoding:
+            pairs = [(query, t.text) for query, t in usable]
             encoded = encode_reasoned(self._encoder, self._encoder_bundle, self._bundle, pairs)
-        vectors: Mapping[int, Vector | None] = dict(zip(usable, encoded, strict=True))
+        vectors = vectors_to_keep([t.key for _, t in usable], encoded)
         encoder = self._encoder_bundle.identity.fingerprint
-        rows = [
-            Cached(trajectory, vectors.get(i), encoder if vectors.get(i) is not None else "")
-            for i, trajectory in enumerate(trajectories)
-        ]
+        rows = [Cached(t, vectors.get(t.key), encoder if t.key in vectors else "") for t in trajectories]
         self._cache.add([row for row in rows if row.trajectory.finish_reason is not FinishReason.ERROR])
         return rows
 

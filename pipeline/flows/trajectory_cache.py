@@ -8,20 +8,23 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from itertools import islice
 from typing import IO, Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpus.locate import locate
-from pipeline.errors import SettingsError, TableError
+from pipeline.errors import SettingsError, StorageError, TableError
 from pipeline.flows.trajectory_import import ImportFields, RowReader, count_tokens_with
 from pipeline.model.checkpoint import resolve
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.records import FinishReason
+from pipeline.retry import explain
 from pipeline.settings import ModelSettings
 from pipeline.storage import normalise, open_filesystem, redact
 from pipeline.store.database import LIVE, Database
@@ -32,6 +35,7 @@ from pipeline.store.trajectory_rows import prune_condition
 _PERCENTILES = (50, 90, 99)
 _STATS_COLUMNS = ("task", "num_tokens", "finish_reason", "reasoner", "source", "sampling", "vector", "created_at")
 _IMPORT_ROWS = 2_048
+_SHOWN_CHARS = 12
 
 
 def cache_stats(db: str) -> dict[str, Any]:
@@ -58,22 +62,21 @@ def export_cache(db: str, out: str, *, reasoner: str | None = None) -> dict[str,
     Args:
         db: Folder or URI of the database.
         out: A `.jsonl` or `.parquet` file, local or in a store; "-" for JSON lines on stdout.
-        reasoner: Only this reasoner's.
+        reasoner: Only this reasoner's; its fingerprint, or how that begins.
 
     Raises:
         TableError: there is no cache at this place.
-        SettingsError: `out` is of another kind.
+        SettingsError: `out` is of another kind, or no trajectory is of this reasoner.
     """
     database, cache = _open(db)
     if out != "-" and not out.endswith((".jsonl", ".parquet")):
         raise SettingsError(f"cannot tell how to write {redact(out)}; expected a name in .jsonl or .parquet, or -")
-    batches = cache.batches(where=prune_condition(reasoners=[reasoner]) if reasoner else None)
+    where = None if reasoner is None else prune_condition(reasoners=_fingerprints(cache, [reasoner]))
+    batches = cache.batches(where=where)
     if out == "-":
         num_rows = _write_lines(batches, sys.stdout.buffer)
     else:
-        fs, path = open_filesystem(normalise(out))
-        with fs.open(path, "wb") as file:
-            num_rows = (_write_lines if out.endswith(".jsonl") else _write_parquet)(batches, file)
+        num_rows = _write_whole(normalise(out), _write_lines if out.endswith(".jsonl") else _write_parquet, batches)
     return {"db": redact(database.uri), "out": redact(out), "rows": num_rows}
 
 
@@ -88,16 +91,17 @@ def prune_cache(
     """Deletes the rows that meet every condition that is given.
 
     Raises:
-        SettingsError: no condition is given.
+        SettingsError: no condition is given, or a fingerprint is none of those that are there: to keep what is not
+            there alone would delete everything.
         TableError: there is no cache at this place.
     """
+    database, cache = _open(db)
     where = prune_condition(
-        reasoners=reasoners,
-        keep_reasoners=keep_reasoners,
+        reasoners=_fingerprints(cache, reasoners),
+        keep_reasoners=_fingerprints(cache, keep_reasoners),
         finish_reasons=[FinishReason(reason) for reason in finish_reasons],
         older_than=None if older_than_days is None else timedelta(days=older_than_days),
     )
-    database, cache = _open(db)
     deleted = cache.prune(where)
     return {"db": redact(database.uri), "deleted": deleted, "rows": cache.count()}
 
@@ -142,6 +146,22 @@ def _open(db: str) -> tuple[Database, TrajectoryCache]:
     return database, TrajectoryCache(database)
 
 
+def _fingerprints(cache: TrajectoryCache, named: Sequence[str]) -> list[str]:
+    """The reasoners of the cache whose fingerprints are named, or begin so."""
+    if not named:
+        return []
+    there = sorted({name for batch in cache.batches(columns=["reasoner"]) for name in batch["reasoner"].to_pylist()})
+    found = []
+    for name in named:
+        like = [name] if name in there else [known for known in there if name and known.startswith(name)]
+        if len(like) != 1:
+            shown = ", ".join(known[:_SHOWN_CHARS] for known in like or there) or "none at all"
+            what = f"begins the fingerprints of {len(like)} reasoners" if like else "is no reasoner's fingerprint here"
+            raise SettingsError(f"{name!r} {what}; found {shown}; `t1 cache stats` says whose they are")
+        found += like
+    return found
+
+
 def _table_model(database: Database) -> ModelSettings:
     if database.live_version() is None:
         return ModelSettings()
@@ -168,6 +188,25 @@ def _describe(rows: Any) -> dict[str, Any]:
         "oldest": rows["created_at"].min().isoformat() if len(rows) else None,
         "newest": rows["created_at"].max().isoformat() if len(rows) else None,
     }
+
+
+def _write_whole(
+    uri: str, write: Callable[[Iterator[pa.RecordBatch], IO[bytes]], int], batches: Iterator[pa.RecordBatch]
+) -> int:
+    """Writes a file under a name of its own and renames it, so that what is cut off is never taken for an export."""
+    fs, path = open_filesystem(uri)
+    folder, _, name = path.rpartition("/")
+    partial = f"{folder}/.{uuid4().hex}.{name}"
+    try:
+        with fs.open(partial, "wb") as file:
+            num_rows = write(batches, file)
+        fs.mv(partial, path)
+    except OSError as error:
+        raise StorageError(explain(error, f"writing {uri}")) from error
+    finally:
+        with suppress(OSError):  # where it was not renamed
+            fs.rm(partial)
+    return num_rows
 
 
 def _write_lines(batches: Iterator[pa.RecordBatch], file: IO[bytes]) -> int:

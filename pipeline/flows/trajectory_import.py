@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline.corpus.jsonl import read_jsonl
 from pipeline.corpus.parquet import read_parquet
 from pipeline.errors import CorpusError
-from pipeline.fingerprint import IMPORTED_SAMPLING, imported_reasoner, trajectory_key
+from pipeline.fingerprint import imported_reasoner, imported_sampling, trajectory_key
 from pipeline.prompts import TASK_NOUNS
 from pipeline.records import FinishReason, Format, Rejected, Shard, Trajectory
 from pipeline.storage import redact
@@ -26,7 +26,7 @@ from pipeline.store.trajectories import Cached
 from pipeline.store.trajectory_rows import to_rows
 
 _QUERY_NAMES = ("text", "query", "question", "contents")
-_TRAJECTORY_NAMES = ("trajectory", "reasoning")
+_TRAJECTORY_NAME = "trajectory"
 _MAX_LINE_BYTES = 64 * 2**20
 
 CountTokens = Callable[[Sequence[str]], list[int]]
@@ -38,7 +38,8 @@ class ImportFields:
 
     Attributes:
         source: What the trajectories are known by, such as a model's name; not needed for an export of the cache.
-        trajectory: Column of the trajectory; "trajectory" or "reasoning" when None.
+        trajectory: Column of the trajectory; "trajectory" when None, and no other: "reasoning" is what BRIGHT's
+            examples call the explanation that an annotator wrote knowing the gold documents.
         query: Column of the query; detected when None.
         task: Task of every row; when None that of the row's column `task`, else the one that the file's name begins
             with.
@@ -97,15 +98,15 @@ class RowReader:
         if not self.fields.source:
             raise CorpusError(f"{place}: not a row of an exported cache; say with --source who generated it")
         query = _text(row, [self.fields.query] if self.fields.query else _QUERY_NAMES, place, may_be_blank=False)
-        names = [self.fields.trajectory] if self.fields.trajectory else _TRAJECTORY_NAMES
-        text = _text(row, names, place, may_be_blank=True)
+        text = _text(row, [self.fields.trajectory or _TRAJECTORY_NAME], place, may_be_blank=True)
         task = self.fields.task
         if task is None:
             task = row["task"] if isinstance(row.get("task"), str) else task_of_name(uri)
         reasoner = imported_reasoner(self.fields.source).fingerprint
-        key = trajectory_key(query, reasoner=reasoner, sampling=IMPORTED_SAMPLING, sample=0)
+        sampling = imported_sampling(task)
+        key = trajectory_key(query, reasoner=reasoner, sampling=sampling, sample=0)
         finish = FinishReason.STOP if text else FinishReason.EMPTY
-        return Cached(Trajectory(key, query, task, text, 0, finish, reasoner, self.fields.source, IMPORTED_SAMPLING))
+        return Cached(Trajectory(key, query, task, text, 0, finish, reasoner, self.fields.source, sampling))
 
 
 def task_of_name(uri: str) -> str:
@@ -120,7 +121,10 @@ def task_of_name(uri: str) -> str:
 
 def _rows(shard: Shard) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if shard.format not in (Format.PARQUET, Format.JSONL):
-        raise CorpusError(f"{redact(shard.uri)} is {shard.format.value}; expected JSON lines or Parquet")
+        raise CorpusError(
+            f"{redact(shard.uri)} is {shard.format.value}; expected JSON lines (.jsonl, .ndjson, .json) or "
+            "Parquet (.parquet); of a folder that holds others, give a glob such as FOLDER/*.jsonl"
+        )
     items = read_parquet(shard) if shard.format is Format.PARQUET else read_jsonl(shard, max_line_bytes=_MAX_LINE_BYTES)
     for item in items:
         if isinstance(item, Rejected):
@@ -132,7 +136,10 @@ def _text(row: Mapping[str, Any], names: Sequence[str], place: str, *, may_be_bl
     values = [row[name] for name in names if isinstance(row.get(name), str)]
     text = next((value.strip() for value in values if value.strip()), "")
     if not text and not (may_be_blank and any(name in row for name in names)):
-        raise CorpusError(f"{place}: no text in {' or '.join(names)}; found the columns {', '.join(map(str, row))}")
+        raise CorpusError(
+            f"{place}: no text in {' or '.join(names)}; found the columns {', '.join(map(str, row))}; name the right "
+            f"one with {'--field' if may_be_blank else '--query-field'}"
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -148,11 +155,11 @@ def _exported(row: Mapping[str, Any], place: str) -> dict[str, Any]:
         key = trajectory_key(
             made["query"], reasoner=made["reasoner"], sampling=made["sampling"], sample=int(made["sample"])
         )
-        vector = None if made["vector"] is None else np.asarray(made["vector"], np.float32)
-    except (TypeError, ValueError, AttributeError) as error:
+        made["created_at"] = created_at if created_at.tzinfo else created_at.replace(tzinfo=UTC)
+        made["vector"] = None if made["vector"] is None else np.asarray(made["vector"], np.float32)
+        pa.Table.from_pylist([made], schema=TRAJECTORIES)  # a value of another kind is said with its row
+    except (TypeError, ValueError, AttributeError, OverflowError, pa.ArrowException) as error:
         raise CorpusError(f"{place}: not a row of an exported cache ({error})") from error
     if key != made["key"]:
         raise CorpusError(f"{place}: the key is {made['key']!r}, expected {key}; the row was changed since its export")
-    made["created_at"] = created_at if created_at.tzinfo else created_at.replace(tzinfo=UTC)
-    made["vector"] = vector
     return made

@@ -67,7 +67,9 @@ class ModelBundle:
         """Tokens of the longest chunk's body: what was asked for, or what fits the model."""
         return min(self.settings.chunk_tokens, self.max_body_tokens)
 
-    def reasoned_body(self, query: str, trajectory: str, *, instruction: str) -> list[int]:
+    def reasoned_body(
+        self, query: str, trajectory: str, *, instruction: str, max_query_tokens: int | None = None
+    ) -> list[int]:
         """Token ids to encode as "reasoned": the reasoning prompt and what was written, as the reasoner saw them.
 
         Whoever wrote the trajectory: this model is shown it as its own. Where both do not fit, the query's end goes
@@ -77,9 +79,11 @@ class ModelBundle:
             query: Its text.
             trajectory: Not blank.
             instruction: What the reasoner was told.
+            max_query_tokens: Where the query was cut before the reasoner read it; None where it was not.
         """
         tokenizer = self.tokenizer
         asked, written = tokenizer.encode([query, trajectory])
+        asked = asked[:max_query_tokens]
         limit = self.checkpoint.max_positions - self.frames["reasoned"].num_tokens
         if self.checkpoint.kind != "decoder":
             return [*asked, *written][:limit]

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.continuous_api import OutputRouter
@@ -235,9 +236,7 @@ def _configure(model: Any, bundle: ReasonerBundle, device: str) -> ContinuousBat
     page_bytes = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize * _PAGE_TOKENS
     longest = len(bundle.prompt_ids(Query("", "a"))) + settings.max_query_tokens + settings.sampling.max_tokens
     wanted = settings.batch_queries * (-(-longest // _PAGE_TOKENS) + 1)
-    free = (
-        torch.cuda.mem_get_info()[0] if device == "cuda" else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    )
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
     blocks = max(1, min(wanted, int(free * _MEMORY_SHARE[device]) // page_bytes))
     return ContinuousBatchingConfig(
         page_size=_PAGE_TOKENS, num_blocks=blocks,

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import ModelError, SettingsError
 from pipeline.model.endpoint_address import checked_base, read_key
-from pipeline.model.endpoint_client import EndpointClient, Failed
+from pipeline.model.endpoint_client import EndpointClient, Failed, without_surrogates
 from pipeline.model.reasoner import Completion, Request
 from pipeline.model.reasoning import ReasonerBundle
 from pipeline.records import FinishReason
@@ -40,7 +40,12 @@ class EndpointReasoner:
     """Completions of the model that `--reasoner` names, from the server at `--endpoint`."""
 
     def __init__(
-        self, bundle: ReasonerBundle, *, patience: Patience = PATIENCE, timeout_s: float | None = None
+        self,
+        bundle: ReasonerBundle,
+        *,
+        patience: Patience = PATIENCE,
+        timeout_s: float | None = None,
+        deadline_s: float | None = None,
     ) -> None:
         """Asks whether the endpoint is there, and whether its model reads our token ids.
 
@@ -48,6 +53,7 @@ class EndpointReasoner:
             bundle: Of engine "openai".
             patience: With a request that fails.
             timeout_s: For one attempt, in seconds; by `max_tokens` when None.
+            deadline_s: For these first questions together, in seconds; as `patience` has it when None.
 
         Raises:
             ModelError: it does not answer, refuses the key, or has another tokenizer.
@@ -64,8 +70,7 @@ class EndpointReasoner:
         self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)
         self._thread.start()
         try:
-            self._await(self._client.list_models())
-            self._check_tokenizer(bundle, base)
+            self._await(self._greet(bundle, base, deadline_s))
         except BaseException:
             self.close()
             raise
@@ -133,9 +138,17 @@ class EndpointReasoner:
             return Completion("", 0, FinishReason.ERROR, found.detail)
         return _completion(found)
 
-    def _check_tokenizer(self, bundle: ReasonerBundle, base: str) -> None:
+    async def _greet(self, bundle: ReasonerBundle, base: str, deadline_s: float | None) -> None:
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._client.list_models()
+                await self._check_tokenizer(bundle, base)
+        except TimeoutError as error:
+            raise ModelError(f"{base} does not answer within {deadline_s:.3g} s; is the server up?") from error
+
+    async def _check_tokenizer(self, bundle: ReasonerBundle, base: str) -> None:
         """Ids of another vocabulary would give fluent nonsense that nobody could tell from a poor model."""
-        theirs = self._await(self._client.tokenise(self._model, _PROBE))
+        theirs = await self._client.tokenise(self._model, _PROBE)
         if theirs is not None and theirs != bundle.tokenizer.encode([_PROBE])[0]:
             raise ModelError(
                 f"{base} serves {self._model!r} with another tokenizer than that of {bundle.checkpoint.source}, so "
@@ -164,7 +177,7 @@ def _body(model: str, request: Request) -> dict[str, Any]:
 
 def _completion(choice: dict[str, Any]) -> Completion:
     """What a choice, with the answer's `usage` in it, says."""
-    text, said = str(choice.get("text") or "").strip(), choice.get("finish_reason")
+    text, said = without_surrogates(str(choice.get("text") or "")).strip(), choice.get("finish_reason")
     written = choice["usage"].get("completion_tokens") or 0
     if said in _CUT:
         return Completion(text, written, FinishReason.LENGTH)

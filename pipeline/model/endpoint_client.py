@@ -192,10 +192,15 @@ class EndpointClient:
             text = str(found if isinstance(found, str) else found.get("message") or found.get("detail") or text)
         except (ValueError, AttributeError):
             pass
-        text = " ".join(text.split())
+        text = without_surrogates(" ".join(text.split()))
         if self._key:
             text = text.replace(self._key, "***")
         return redact(f"{reply.status}: {text[:300]}" if reply.status else text[:300])
+
+
+def without_surrogates(text: str) -> str:
+    """The text with U+FFFD for each half of a pair that stands alone, which JSON can spell and UTF-8 cannot store."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _seconds(retry_after: str) -> float:

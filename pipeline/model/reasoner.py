@@ -64,13 +64,16 @@ class Reasoner(Protocol):
         ...
 
 
-def load_reasoner(bundle: ReasonerBundle, *, device: str, threads: int | None = None) -> Reasoner:
+def load_reasoner(
+    bundle: ReasonerBundle, *, device: str, threads: int | None = None, deadline_s: float | None = None
+) -> Reasoner:
     """The engine that the bundle's settings name, ready to generate.
 
     Args:
         bundle: From `open_reasoner`.
         device: "cpu" or "cuda"; an endpoint needs neither.
         threads: Torch threads on CPU; every core of the process when None.
+        deadline_s: Seconds that an endpoint may take to say that it is there; its own patience when None.
 
     Raises:
         ModelError: the weights do not load, the device is absent, or the endpoint does not answer.
@@ -92,5 +95,5 @@ def load_reasoner(bundle: ReasonerBundle, *, device: str, threads: int | None = 
     if engine == "openai":
         from pipeline.model.endpoint import EndpointReasoner
 
-        return EndpointReasoner(bundle)
+        return EndpointReasoner(bundle, deadline_s=deadline_s)
     raise SettingsError(f"engine {engine} generates nothing; write transformers, vllm or openai to have it done")

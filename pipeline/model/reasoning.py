@@ -5,15 +5,15 @@ This is all that a look-up in the cache needs. `reasoner.load_reasoner` turns a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.errors import SettingsError
-from pipeline.fingerprint import IMPORTED_SAMPLING, ReasonerIdentity, imported_reasoner, trajectory_key
+from pipeline.fingerprint import ReasonerIdentity, imported_reasoner, imported_sampling, trajectory_key
 from pipeline.model.checkpoint import Checkpoint, resolve
 from pipeline.model.endpoint_address import checked_base
 from pipeline.model.identity import digest_adapter, digest_weights
 from pipeline.model.tokenizer import TextTokenizer, load_tokenizer
-from pipeline.prompts import Prompt, reasoning_instruction, reasoning_prompt
+from pipeline.prompts import TASK_NOUNS, Prompt, reasoning_instruction, reasoning_prompt
 from pipeline.query_settings import ReasonSettings
 from pipeline.records import Query
 from pipeline.settings import ModelSettings
@@ -34,7 +34,7 @@ class ReasonerBundle:
             laptop and a cluster wrote with one model is one cache.
         checkpoint: Its files; for an endpoint the encoder's, whose tokenizer spells the prompt ids.
         allow_remote_code: Passed to transformers.
-        source: The model's name as people know it.
+        source: The model's name as people know it; for an endpoint with the revision that was named, if any.
     """
 
     settings: ReasonSettings
@@ -49,6 +49,11 @@ class ReasonerBundle:
     def tokenizer(self) -> TextTokenizer:
         """The tokenizer; loaded once a process."""
         return load_tokenizer(self.checkpoint.folder)
+
+    @property
+    def max_query_tokens(self) -> int | None:
+        """Where the reasoner's reading of a query ends; None for an import: nobody knows what was read elsewhere."""
+        return None if self.settings.engine == "imported" else self.settings.max_query_tokens
 
     def instruction(self, query: Query) -> str:
         """What the model is told to do with a query: the settings' own words, else its task's."""
@@ -94,11 +99,28 @@ class ReasonerBundle:
     @property
     def sampling(self) -> str:
         """The sampling settings as keys have them; nothing is known of those of an import."""
-        return IMPORTED_SAMPLING if self.settings.engine == "imported" else self.settings.sampling.canonical
+        return self.settings.sampling.canonical
 
     def key(self, query: Query, *, sample: int = 0) -> str:
         """Under which a query's trajectory is cached."""
-        return trajectory_key(query.text, reasoner=self.fingerprint(query), sampling=self.sampling, sample=sample)
+        sampling = imported_sampling(query.task) if self.settings.engine == "imported" else self.sampling
+        return trajectory_key(query.text, reasoner=self.fingerprint(query), sampling=sampling, sample=sample)
+
+    def other_keys(self, query: Query) -> list[str]:
+        """Under which an import may be there too, best first: of no task, or of any known one if the query has none."""
+        if self.settings.engine != "imported":
+            return []
+        tasks = [""] if query.task else sorted({*TASK_NOUNS, *self.settings.tasks})
+        return [self.key(replace(query, task=task)) for task in tasks]
+
+    def keeps_vector(self, query: Query) -> bool:
+        """Whether the vector of a query's trajectory may be cached: whether the key decides the instruction.
+
+        That of an import holds the task alone, so a vector under words of somebody's own is computed and not kept.
+        """
+        if self.settings.engine != "imported":
+            return True
+        return self.instruction(query) == reasoning_instruction(query.task)
 
 
 def open_reasoner(settings: ReasonSettings, encoder: ModelSettings, *, device: str) -> ReasonerBundle:
@@ -145,6 +167,8 @@ def open_reasoner(settings: ReasonSettings, encoder: ModelSettings, *, device: s
         )
     settings = settings.model_copy(update={"model": model, "compute_dtype": dtype})
     source = model if served else checkpoint.source
+    if settings.engine == "openai" and settings.revision:
+        source = f"{model}@{settings.revision}"  # nothing else tells what the server has under that name
     bundle = ReasonerBundle(settings, asked, checkpoint, encoder.allow_remote_code, source)
     _check_fits(bundle)
     return bundle

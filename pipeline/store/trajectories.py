@@ -90,11 +90,11 @@ class TrajectoryCache:
         self.tidy()
         return num_rows
 
-    def set_vectors(self, vectors: Mapping[str, NDArray[np.float32]], *, encoder: str) -> int:
+    def set_vectors(self, vectors: Mapping[str, NDArray[np.float32] | None], *, encoder: str) -> int:
         """Puts one encoder's vectors in the place of another's; a key that is not there is left out.
 
         Args:
-            vectors: float32 of shape (dim,) by key.
+            vectors: float32 of shape (dim,) by key; None for what this encoder fails on, so that nobody tries again.
             encoder: Fingerprint of the encoder that computed them.
 
         Returns:
@@ -109,7 +109,10 @@ class TrajectoryCache:
             if rows.num_rows == 0:
                 return None
             keys = rows["key"].to_pylist()
-            values = pa.array([np.asarray(vectors[key], np.float32) for key in keys], pa.list_(pa.float32()))
+            made = (vectors[key] for key in keys)
+            values = pa.array(
+                [None if vector is None else np.asarray(vector, np.float32) for vector in made], pa.list_(pa.float32())
+            )
             rows = rows.set_column(rows.schema.get_field_index("vector"), TRAJECTORIES.field("vector"), values)
             place = rows.schema.get_field_index("encoder_fingerprint")
             rows = rows.set_column(place, TRAJECTORIES.field("encoder_fingerprint"), pa.array([encoder] * len(keys)))

@@ -24,8 +24,9 @@ class Cached:
 
     Attributes:
         trajectory: What was written.
-        vector: float32 of shape (dim,); None where none was computed, as for a trajectory that is not usable.
-        encoder: Fingerprint of the encoder of the vector; "" for none.
+        vector: float32 of shape (dim,); None where none was computed, as for a trajectory that is not usable, or where
+            the encoder cannot make one.
+        encoder: Fingerprint of the encoder of the vector, or of the one that cannot; "" for none.
     """
 
     trajectory: Trajectory

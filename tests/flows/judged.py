@@ -79,7 +79,7 @@ def make_judged(folder: Path) -> Judged:
     collection = write_beir(folder / "made-up", rows, queries, qrels)
     publish_table(folder / "tables" / "made-up", rows)
     thoughts = {query["text"]: some(rng, 8) for query in queries[:-3]}  # three have none, and fall back
-    source = write_jsonl(folder / "thoughts.jsonl", [{"text": q, "reasoning": t} for q, t in thoughts.items()])
+    source = write_jsonl(folder / "thoughts.jsonl", [{"text": q, "trajectory": t} for q, t in thoughts.items()])
     db = str(folder / "tables")
     import_trajectories(db, [str(source)], fields=ImportFields(source=SOURCE), tokenizer=MODEL)
     return Judged(collection, db, thoughts)

@@ -194,7 +194,7 @@ def test_tables_and_vectors_are_made_once(tmp_path: Path) -> None:
     queries = [{"_id": "q1", "text": "ban kor"}, {"_id": "q2", "text": "tep"}]
     collection = write_beir(tmp_path / "small", rows, queries, {"q1": {"d0": 1}, "q2": {"d24": 1}})
     said: list[str] = []
-    thoughts = write_jsonl(tmp_path / "thoughts.jsonl", [{"text": "ban kor", "reasoning": "list mulm"}])
+    thoughts = write_jsonl(tmp_path / "thoughts.jsonl", [{"text": "ban kor", "trajectory": "list mulm"}])
     import_trajectories(str(tmp_path / "db"), [str(thoughts)], fields=ImportFields(source=SOURCE), tokenizer=MODEL)
     settings, outputs = settings_of(tmp_path / "db"), Outputs(say=said.append)
     first = evaluate_collections([collection], settings, modes=["plain", "reasoned"], outputs=outputs)

@@ -23,13 +23,14 @@ from pipeline.model.bundle import open_bundle
 from pipeline.model.load import load_encoder
 from pipeline.model.reasoning import ReasonerBundle, open_reasoner
 from pipeline.query_settings import QuerySettings
-from pipeline.records import FinishReason, Query
+from pipeline.records import FinishReason, Query, Trajectory
 from pipeline.store.trajectories import Cached
 from tests.flows.scripted import cache_at, queries_of
 
 pytestmark = pytest.mark.ray
 
 LONG = 4_096
+DRAWN = {"max_tokens": LONG, "temperature": 1.0}
 
 
 def _settings(db: Path, *, encoder: str = "hashing://64", **more: Any) -> QuerySettings:
@@ -69,7 +70,7 @@ def test_each_is_generated_once_and_found_again(local_ray: None, tmp_path: Path,
     queries = [*queries_of("Why do moths fly to lamps?", task="biology"),
                *queries_of("Why do moths fly to lamps?", task="pony"),
                *queries_of("And flies?", "And flies?")]  # fmt: skip
-    settings = _settings(tmp_path, num_samples=3)
+    settings = _settings(tmp_path, num_samples=3, sampling=DRAWN)
     bundle = _bundle(settings)
     report = reason(settings, queries, quiet=True)
     _adds_up(report)
@@ -104,7 +105,7 @@ def test_each_is_generated_once_and_found_again(local_ray: None, tmp_path: Path,
     assert (again.num_queries, again.num_trajectories, again.num_cached, again.num_generated) == (8, 9, 9, 0)
     assert (again.num_tokens, again.finish_reasons, again.reasoners) == (0, {"stop": 9}, report.reasoners)
     # fewer samples are the first of them
-    fewer = reason(_settings(tmp_path), queries, quiet=True)
+    fewer = reason(_settings(tmp_path, sampling=DRAWN), queries, quiet=True)
     assert (fewer.num_trajectories, fewer.num_cached) == (3, 3)
     assert cache_at(tmp_path).count() == 9
 
@@ -202,6 +203,33 @@ def test_a_batch_that_was_written_in_part_is_finished(local_ray: None, tmp_path:
     assert (first["num_found"], first["num_generated"]) == (0, 1)
     assert (second["num_found"], second["num_generated"]) == (1, 2)
     assert cache_at(tmp_path).count() == 3
+
+
+def test_what_cannot_be_encoded_is_not_tried_by_the_next_run(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from pipeline.flows import reason_stage
+    from pipeline.records import Reason
+
+    settings, queries = _settings(tmp_path), queries_of("one", "two")
+    bundle = _bundle(settings)
+    rows = [
+        Trajectory(bundle.key(q), q.text, "", "a thought", 2, FinishReason.STOP, bundle.fingerprint(q), "echo", "{}")
+        for q in queries
+    ]
+    cache_at(tmp_path).add([Cached(row) for row in rows])
+    vector = np.ones(64, np.float32)
+    monkeypatch.setattr(reason_stage, "encode_reasoned", lambda *_: [Reason.NOT_FINITE, vector])
+    bare = [(row.key, query, row.text) for query, row in zip(queries, rows, strict=True)]
+    stage = reason_stage.ReasonStage(str(tmp_path), settings.reason, settings.encoder, "cpu", threads=1,
+                                     wanted=ray.put([]), bare=ray.put(bare))  # fmt: skip
+    (account,) = stage({"kind": np.asarray(["encode"]), "begin": np.asarray([0])}).to_pylist()
+    assert (account["num_encoded"], account["num_not_encoded"]) == (1, 1)
+    monkeypatch.setattr(flow, "connected", None)  # nothing is left to do, so nobody asks for a cluster
+    report = reason(settings, queries, quiet=True)
+    assert (report.num_cached, report.num_encoded, report.num_fallback) == (2, 0, 1)
 
 
 def test_an_endpoint_that_is_not_there_ends_the_run_in_its_own_words(

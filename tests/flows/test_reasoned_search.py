@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import SettingsError, TableError
+from pipeline.errors import ModelError, SettingsError, TableError
 from pipeline.flows import reasoned_search
 from pipeline.flows.reasoned_search import Answer, How, ReasonedSearcher
 from pipeline.flows.search import Filters, Searcher
-from pipeline.model.reasoner import Completion, Request
+from pipeline.model.reasoner import Completion, Request, load_reasoner
+from pipeline.model.reasoning import open_reasoner
 from pipeline.query_settings import QuerySettings, ReasonSettings, SamplingSettings
 from pipeline.records import FinishReason, Query
+from pipeline.settings import ModelSettings
 from pipeline.store.database import Database
 from pipeline.store.fusion import fuse
 from pipeline.store.trajectories import TrajectoryCache
@@ -169,6 +172,76 @@ def test_no_model_is_loaded_for_a_deadline_that_has_passed(db: str) -> None:
     assert (answer.fell_back, answer.note) == (True, "no trajectory of it is there, and none was written within 0 s")
 
 
+def test_auto_waits_for_no_reasoner_that_does_not_load(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in, loaded, num_begun = StandIn(), threading.Event(), []
+
+    def load(*_: Any, **__: Any) -> StandIn:
+        num_begun.append(1)
+        loaded.wait()
+        return stand_in
+
+    monkeypatch.setattr(reasoned_search, "load_reasoner", load)
+    searcher = opened(db)
+    try:
+        answer = one(searcher, How("auto", deadline_s=0.3))
+        assert answer.note == "no trajectory of it is there, and none was written within 0.3 s"
+        assert answer.hits == one(searcher, How()).hits
+    finally:
+        loaded.set()
+    # the next query finds it loaded, or loading still
+    assert one(searcher, How("auto", deadline_s=100)).trajectory == THOUGHT
+    assert len(num_begun) == 1
+    searcher.close()
+    assert stand_in.num_closed == 1
+
+
+def test_a_reasoner_that_loads_after_the_last_query_is_closed(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, closed = threading.Event(), threading.Event()
+
+    class Late(StandIn):
+        def close(self) -> None:
+            closed.set()
+
+    def load(*_: Any, **__: Any) -> StandIn:
+        loaded.wait()
+        return Late()
+
+    monkeypatch.setattr(reasoned_search, "load_reasoner", load)
+    searcher = opened(db)
+    one(searcher, How("auto", deadline_s=0.1))
+    searcher.close()
+    loaded.set()
+    assert closed.wait(60)
+
+
+@pytest.mark.parametrize("at", ["loading", "generating"])
+def test_under_a_deadline_a_broken_reasoner_is_a_note_and_without_one_an_error(
+    db: str, reasoner: StandIn, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ModelError("the endpoint refuses the key")
+
+    if at == "loading":
+        monkeypatch.setattr(reasoned_search, "load_reasoner", fail)
+    else:
+        monkeypatch.setattr(reasoner, "generate", fail)
+    searcher = opened(db)
+    answer = one(searcher, How("auto"))
+    assert (answer.fell_back, answer.note) == (True, "the endpoint refuses the key")
+    assert answer.hits == one(searcher, How()).hits
+    with pytest.raises(ModelError, match="refuses the key"):
+        one(searcher, How("always"))
+
+
+def test_an_endpoint_that_takes_a_connection_and_says_nothing_is_given_up_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        base = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        settings = ReasonSettings(engine="openai", endpoint=base, model="m")
+        bundle = open_reasoner(settings, ModelSettings(), device="cpu")
+        with pytest.raises(ModelError, match=r"does not answer within 0\.3 s"):
+            load_reasoner(bundle, device="cpu", deadline_s=0.3)
+
+
 def test_always_knows_no_deadline(db: str, reasoner: StandIn) -> None:
     answer = one(opened(db), How("always", deadline_s=0))
     assert (answer.trajectory, answer.fell_back, reasoner.num_asked) == (THOUGHT, False, 1)
@@ -265,7 +338,7 @@ def test_it_is_told_where_each_hit_was_without_reasoning(db: str, words: bool) -
 
 @pytest.mark.usefixtures("reasoner")
 def test_samples_are_averaged(db: str) -> None:
-    searcher = opened(db, num_samples=3)
+    searcher = opened(db, num_samples=3, sampling=SamplingSettings(temperature=1.0))
     answer = one(searcher, How("always"))
     assert [t.sample for t in answer.trajectories] == [0, 1, 2]
     assert num_cached(db) == 3
@@ -299,7 +372,7 @@ def test_an_import_is_looked_up_and_never_generated(db: str) -> None:
     from pipeline.flows.trajectory_cache import import_trajectories
     from pipeline.flows.trajectory_import import ImportFields
 
-    rows = [{"text": QUESTION.text, "reasoning": THOUGHT}]
+    rows = [{"text": QUESTION.text, "trajectory": THOUGHT}]
     source = write_jsonl(Path(db).parent / "thoughts.jsonl", rows)
     import_trajectories(db, [str(source)], fields=ImportFields(source="elsewhere"), tokenizer="default")
     searcher = opened(db, engine="imported", model="elsewhere")

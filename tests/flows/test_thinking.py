@@ -14,11 +14,16 @@ import pytest
 
 from pipeline.errors import ModelError
 from pipeline.flows import thinking
-from pipeline.flows.thinking import RETRY_TEMPERATURE, Thinker
+from pipeline.flows.reasoned import Notes
+from pipeline.flows.thinking import RETRY_TEMPERATURE, Thinker, encode_reasoned
+from pipeline.model.bundle import open_bundle
+from pipeline.model.hashing import HashingEncoder
 from pipeline.model.load import load_encoder
 from pipeline.model.reasoner import Completion
-from pipeline.model.reasoning import ReasonerBundle
-from pipeline.records import FinishReason
+from pipeline.model.reasoning import ReasonerBundle, open_reasoner
+from pipeline.query_settings import ReasonSettings
+from pipeline.records import FinishReason, Reason
+from pipeline.settings import ModelSettings
 from pipeline.store.trajectories import TrajectoryCache
 from tests.flows.scripted import (
     Script,
@@ -77,6 +82,25 @@ def test_a_thought_is_kept_with_its_vector(cache: TrajectoryCache, bundle: Reaso
         encoded = load_encoder(model, device="cpu", threads=1).encode([body.astype(np.int32)], role="reasoned")
         np.testing.assert_array_equal(kept.vector, encoded.vectors[0])
     assert all(len(requests) == 1 for requests in reasoner.asked.values())
+
+
+def test_a_query_is_embedded_as_far_as_it_was_read() -> None:
+    reads = ReasonSettings(max_query_tokens=16)
+    bundle = open_reasoner(reads, ModelSettings(), device="cpu")
+    model = open_bundle(ModelSettings(), device="cpu")
+    asked: list[Any] = []
+    query = _query("why do moths circle lamps at night? " * 20)
+
+    class Asked(HashingEncoder):
+        def encode(self, bodies: Any, *, role: Any) -> Any:
+            asked.extend(bodies)
+            return super().encode(bodies, role=role)
+
+    encode_reasoned(Asked(hashing()), model, bundle, [(query, "Because of light.")])
+    prompt = bundle.prompt_ids(query)
+    assert tuple(asked[0][: len(prompt)]) == prompt
+    imported = open_reasoner(ReasonSettings(engine="imported", model="m"), ModelSettings(), device="cpu")
+    assert imported.max_query_tokens is None
 
 
 def _query(text: str) -> Any:
@@ -196,9 +220,14 @@ def test_a_deadline_leaves_out_what_hangs(
         return said()
 
     found, _ = _think(cache, bundle, ["first", "second", "last"], script, deadline_s=2.0)
-    assert set(found) == {"first", "second"}
     assert not released.is_set()
-    assert cache.count() == 2
+    if hangs_at == "last":
+        assert set(found) == {"first", "second"}
+    else:  # the first attempt is paid for
+        last = found["last"].trajectory
+        assert (last.finish_reason, last.text, last.num_attempts) == (FinishReason.LENGTH, CUT.text, 1)
+        assert found["last"].vector is None
+    assert cache.count() == len(found)
 
 
 def test_a_deadline_that_is_over_asks_nothing(cache: TrajectoryCache, bundle: ReasonerBundle) -> None:
@@ -230,6 +259,37 @@ def test_answers_that_came_while_others_were_written_are_not_late(
     found, _ = _think(cache, bundle, texts, script, deadline_s=50.0)
     # the last is said, but may not have been handed over
     assert set(found) >= set(texts[:-1])
+
+
+@pytest.mark.parametrize("breaks_at", ["first attempt", "second attempt"])
+def test_a_first_attempt_outlives_a_breakdown(cache: TrajectoryCache, bundle: ReasonerBundle, breaks_at: str) -> None:
+    def script(text: str, number: int) -> Completion:
+        if (text == "last" and breaks_at == "first attempt") or number == 1:
+            raise ModelError("broken")
+        return NOTHING
+
+    with pytest.raises(ModelError, match="broken"):
+        _think(cache, bundle, ["one", "two", "last"], script)
+    kept = cache.find([one.key for one in wanted_of(bundle, queries_of("one", "two", "last"))]).values()
+    expected = {"one", "two"} | ({"last"} if breaks_at == "second attempt" else set())
+    assert {row.trajectory.query for row in kept} == expected
+    assert {(row.trajectory.finish_reason, row.trajectory.num_attempts) for row in kept} == {(FinishReason.EMPTY, 1)}
+
+
+@pytest.mark.parametrize(("why", "marked"), [(Reason.NOT_FINITE, True), (Reason.OUT_OF_MEMORY, False)])
+def test_what_no_machine_could_encode_is_marked(
+    cache: TrajectoryCache, bundle: ReasonerBundle, monkeypatch: pytest.MonkeyPatch, why: Reason, marked: bool
+) -> None:
+    monkeypatch.setattr(thinking, "encode_reasoned", lambda *arguments: [why] * len(arguments[-1]))
+    found, _ = _think(cache, bundle, ["q"], lambda *_: said())
+    fingerprint = hashing().identity.fingerprint
+    (kept,) = cache.find([found["q"].trajectory.key]).values()
+    assert (kept.vector, kept.encoder) == (None, fingerprint if marked else "")
+    notes = Notes(bundle, queries_of("q"))
+    notes.look_up(cache)
+    assert len(notes.without_vector(fingerprint)) == (not marked)
+    assert notes.is_searchable(0, encoder=fingerprint) is not marked
+    assert len(notes.without_vector("another encoder")) == 1
 
 
 def test_an_engine_that_breaks_down_before_the_deadline_is_an_error(

@@ -26,7 +26,7 @@ IMPORTED = ("--engine", "imported", "--reasoner", "elsewhere")
 def db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
     publish_table(folder / "db", [document(name, text) for name, text in TEXTS.items()])
-    source = write_jsonl(folder / "thoughts.jsonl", [{"text": QUESTION, "reasoning": THOUGHT}])
+    source = write_jsonl(folder / "thoughts.jsonl", [{"text": QUESTION, "trajectory": THOUGHT}])
     import_trajectories(str(folder / "db"), [str(source)], fields=ImportFields(source="elsewhere"), tokenizer=MODEL)
     return folder / "db"
 
@@ -58,6 +58,34 @@ def test_words_alone_and_fused(t1: Any, db: Path) -> None:
     assert fused["hits"][0]["score"] == pytest.approx(1 / 61 + 1 / 61, abs=1e-3)
 
 
+def test_a_load_that_is_not_waited_for_does_not_spoil_the_end(t1: Any, db: Path) -> None:
+    code = (
+        "import sys, threading; sys.path.insert(0, '.')\n"
+        "from pipeline.flows import reasoned_search\n"
+        "from jobs.cli import main\n"
+        "import numpy, lance, torch\n"
+        "def load(*_, **__):\n"
+        "    while True: torch.ones(300, 300) @ torch.ones(300, 300)\n"
+        "reasoned_search.load_reasoner = load\n"
+        "main()\n"
+    )
+    done = t1(
+        "search", "--db", db, "--reason", "auto", "--deadline", "0.5", "--reasoner", "default", QUESTION, code=code
+    )
+    (answer,) = answers(done)
+    assert (answer["reasoned"], len(answer["hits"])) == (False, 3)
+
+
+def test_a_search_can_ask_for_whatever_was_cached() -> None:
+    from jobs.reason import FIELDS
+    from jobs.search import _REASONING, search
+
+    options = {parameter.name for parameter in search.params}
+    shaping = {name for name, field in FIELDS.items() if ".pool." not in field} - {"batch_queries"}
+    # what the reasoner is told has its place in the settings file: the option of that name is the encoder's
+    assert shaping - {"instruction"} <= set(_REASONING) <= options
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
@@ -67,7 +95,9 @@ def test_words_alone_and_fused(t1: Any, db: Path) -> None:
         (["--deadline", "-1"], ["--deadline"]),
         (["--reason", "always"], ["hashing://64 cannot reason", "--reasoner"]),
         (["--reason", "cached", "--engine", "imported"], ["--reasoner SOURCE"]),
-        (["--task", "alchemy", "--reason", "cached", *IMPORTED, "--samples", "2"], ["one trajectory a query"]),
+        (["--deadline", "nan"], ["--deadline", "not a finite number"]),
+        (["--task", "alchemy"], ["no task 'alchemy'", "biology"]),
+        (["--task", "pony", "--reason", "cached", *IMPORTED, "--samples", "2"], ["one trajectory a query"]),
     ],
 )
 def test_a_mistake_is_one_sentence(t1: Any, db: Path, arguments: list[str], parts: list[str]) -> None:

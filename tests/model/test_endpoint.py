@@ -13,8 +13,10 @@ import pytest
 from pipeline.model.endpoint import MAX_IN_FLIGHT
 from pipeline.model.endpoint_client import _seconds
 from pipeline.model.reasoner import Completion, Request, load_reasoner
-from pipeline.query_settings import SamplingSettings
+from pipeline.model.reasoning import open_reasoner
+from pipeline.query_settings import ReasonSettings, SamplingSettings
 from pipeline.records import FinishReason, Query
+from pipeline.settings import ModelSettings
 from tests.model.completion_server import TEXT, CompletionServer, Reply, completed, refused
 from tests.model.endpoints import KEY, QUICK, Open, ask, bundle_of, first, only, requests
 
@@ -41,14 +43,16 @@ def test_an_answer_is_mapped_to_text_tokens_and_reason(server: CompletionServer,
         completed(finish_reason="length", num_tokens=32),
         completed("  \n", num_tokens=2),
         completed(finish_reason="abort"),
+        completed("half a pair \ud83d, and a whole \U0001f98b"),
     ]
     server.plan = lambda body: answers[body["seed"]]
-    found = ask(open_endpoint(), requests(4))
+    found = ask(open_endpoint(), requests(5))
     assert found[0] == Completion(TEXT.strip(), 8, FinishReason.STOP)
     assert found[1] == Completion(TEXT.strip(), 32, FinishReason.LENGTH)
     assert found[2] == Completion("", 1, FinishReason.EMPTY)
     assert found[3].finish_reason is FinishReason.ERROR
     assert "abort" in found[3].detail
+    assert found[4].text == "half a pair \ufffd, and a whole \U0001f98b"
 
 
 def test_so_many_are_in_flight_at_once_and_never_more(server: CompletionServer, open_endpoint: Open) -> None:
@@ -144,6 +148,23 @@ def test_whoever_stops_early_waits_for_nobody(server: CompletionServer, open_end
     reasoner.close()
     reasoner.close()
     assert "endpoint" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_revision_tells_two_models_of_one_name_apart(server: CompletionServer) -> None:
+    settings = ReasonSettings(engine="openai", endpoint=server.base, model="served")
+    query = Query("q", "Why are leaves green?")
+    plain, first, second = (
+        open_reasoner(settings.model_copy(update={"revision": revision}), ModelSettings(), device="cpu")
+        for revision in (None, "a", "b")
+    )
+    assert [bundle.source for bundle in (plain, first, second)] == ["served", "served@a", "served@b"]
+    assert len({bundle.fingerprint(query) for bundle in (plain, first, second)}) == 3
+    reasoner = load_reasoner(first, device="cpu")
+    try:
+        ask(reasoner, requests(1))
+    finally:
+        reasoner.close()
+    assert server.asked[0]["model"] == "served"
 
 
 def test_the_engine_is_found_by_its_name(server: CompletionServer) -> None:

@@ -115,6 +115,10 @@ def test_another_encoders_vectors_take_the_place_of_the_first(cache: TrajectoryC
     np.testing.assert_array_equal(found[key(3)].vector, [9, 9, 9])
     np.testing.assert_array_equal(found[key(4)].vector, [4, 1])
     assert found[key(3)].trajectory == cached(3).trajectory
+    assert cache.set_vectors({key(4): None, key(0): np.ones(2, np.float32)}, encoder="g") == 2
+    found = cache.find(_numbers(0, 4))
+    assert (found[key(4)].vector, found[key(4)].encoder) == (None, "g")
+    np.testing.assert_array_equal(found[key(0)].vector, [1, 1])
     assert _keys(cache) == _numbers(*range(5))
 
 

@@ -126,9 +126,10 @@ class Thinker:
     ) -> Iterator[Cached]:
         requests = [self._request(one, attempt) for one in wanted]
         done: list[tuple[Wanted, Completion]] = []
+        is_late = threading.Event()
         flushed = time.monotonic()
         try:
-            for result in _until(self._reasoner.generate(requests), end):
+            for result in _until(self._reasoner.generate(requests, cancelled=is_late), end, is_late):
                 if result is not None:
                     one, completion = wanted[result[0]], result[1]
                     if attempt == 1 and completion.finish_reason in _TRIED_AGAIN:
@@ -175,15 +176,17 @@ class Thinker:
         )  # fmt: skip
 
 
-def _until(completions: Iterator[tuple[int, Completion]], end: float | None) -> Iterator[tuple[int, Completion] | None]:
+def _until(
+    completions: Iterator[tuple[int, Completion]], end: float | None, is_late: threading.Event
+) -> Iterator[tuple[int, Completion] | None]:
     """Completions that come before `end` on the monotonic clock; None whenever none came for `_FLUSH_SECONDS`.
 
-    What comes later is nobody's. What came in time is handed over, however late that is.
+    `is_late` is set then, or when nobody listens any more. What comes later is nobody's. What came in time is handed
+    over, however late that is.
     """
     if end is not None and time.monotonic() >= end:
         return
     results: queue.SimpleQueue[tuple[int, Completion] | BaseException | None] = queue.SimpleQueue()
-    is_late = threading.Event()
     threading.Thread(target=_read, args=(completions, results, is_late), name="t1-thinking", daemon=True).start()
     try:
         while True:

@@ -1,11 +1,13 @@
-"""Packed attention on CUDA: `torch.nn.attention.varlen`, whose arguments differ from release to release.
+"""Attention over sequences laid end to end on CUDA: `torch.nn.attention.varlen`, whose arguments differ by release.
 
-Called by `packed`.
+Called by `packed`, and by `paged` for sequences of which only the last tokens ask.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -31,7 +33,9 @@ def attend_varlen(rows: list[Tensor], layout: Packing, *, shared: tuple[Tensor, 
     if shared is not None:
         rows = [rows[0], *(_with_prefix(layout, rows[i], shared[i - 1]) for i in (1, 2))]
         longest_key += layout.prefix.num_tokens if layout.prefix else 0
-    return _varlen(rows, layout, (longest, longest_key), scale=scale)
+    assert layout.bounds is not None
+    assert layout.key_bounds is not None
+    return attend_between(rows, (layout.bounds, layout.key_bounds), (longest, longest_key), scale=scale)
 
 
 def _with_prefix(layout: Packing, own: Tensor, shared: Tensor) -> Tensor:
@@ -44,12 +48,25 @@ def _with_prefix(layout: Packing, own: Tensor, shared: Tensor) -> Tensor:
     return full
 
 
-def _varlen(rows: list[Tensor], layout: Packing, longest: tuple[int, int], *, scale: float) -> Tensor:
+def attend_between(
+    rows: list[Tensor], bounds: tuple[Tensor, Tensor], longest: tuple[int, int], *, scale: float
+) -> Tensor:
+    """Causal attention of each sequence's last tokens over all of its tokens: its last query sees its last key.
+
+    Args:
+        rows: Queries [tokens, heads, head_dim], keys and values [keys, kv_heads, head_dim], contiguous.
+        bounds: Where the sequences' queries begin and end, and their keys, each [sequences + 1] int32.
+        longest: Queries of the sequence with the most, and keys.
+        scale: Of the scores.
+
+    Returns:
+        [tokens, heads, head_dim].
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = rows
     groups = query.shape[1] // key.shape[1]
-    accepted = inspect.signature(varlen_attn).parameters
+    accepted = _parameters(varlen_attn)
     options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in accepted else {"is_causal": True}
     if groups > 1 and "enable_gqa" in accepted:
         options["enable_gqa"] = True
@@ -57,7 +74,11 @@ def _varlen(rows: list[Tensor], layout: Packing, longest: tuple[int, int], *, sc
         key, value = (r.repeat_interleave(groups, dim=1) for r in (key, value))
     if "scale" in accepted:
         options["scale"] = scale
-    assert layout.bounds is not None
-    assert layout.key_bounds is not None
-    result = varlen_attn(query, key, value, layout.bounds, layout.key_bounds, *longest, **options)
+    result = varlen_attn(query, key, value, *bounds, *longest, **options)
     return result if isinstance(result, Tensor) else result[0]
+
+
+@lru_cache(maxsize=8)
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    """Looked up once, as there is a call a layer."""
+    return frozenset(inspect.signature(function).parameters)

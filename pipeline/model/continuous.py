@@ -33,7 +33,7 @@ from pipeline.records import FinishReason, Query
 _PAGE_TOKENS = 16  # small, so that nearly all of an instruction's tokens are shared between the queries of a task
 _BATCH_TOKENS = {"cpu": 1_024, "cuda": 8_192}
 _MEMORY_SHARE = {"cpu": 0.25, "cuda": 0.6}  # of what is free, for the cache; an encoder may be beside it
-_ALIVE_SECONDS = 1.0  # how often a waiting caller makes sure that the manager's thread still runs
+_ALIVE_SECONDS = 0.1  # how often a waiting caller makes sure that the manager's thread runs and that it is wanted
 
 
 class _Router(OutputRouter):  # type: ignore[misc]
@@ -104,11 +104,14 @@ class ContinuousReasoner:
         manager.logit_processor = processor.as_list()
         manager.output_router = self._router
         # as manager.start(), but a process that forgets to close must still be able to end
-        manager._generation_thread = threading.Thread(target=manager._run_generation_loop, daemon=True)
+        run = cpu_kernels.keep_threads(manager._run_generation_loop)
+        manager._generation_thread = threading.Thread(target=run, daemon=True)
         manager._generation_thread.start()
         return manager
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+    def generate(
+        self, requests: Sequence[Request], *, cancelled: threading.Event | None = None
+    ) -> Iterator[tuple[int, Completion]]:
         """As in `Reasoner`; stopping early takes what is unfinished out of the engine."""
         results: queue.SimpleQueue[Any] = queue.SimpleQueue()
         positions: dict[str, int] = {}
@@ -121,8 +124,7 @@ class ContinuousReasoner:
                 name = f"t1-{next(self._names)}"
                 positions[name] = position
                 self._add(name, request, results)
-            while positions:
-                output = self._next(results)
+            while positions and (output := self._next(results, cancelled)) is not None:
                 self._router.waiting.pop(output.request_id, None)
                 position = positions.pop(output.request_id)
                 yield position, self._complete(output, requests[position])
@@ -165,9 +167,9 @@ class ContinuousReasoner:
             self._alive()
             raise ModelError(f"the reasoner {self._source} takes no more requests; make a new one")
 
-    def _next(self, results: queue.SimpleQueue[Any]) -> Any:
-        """The next result, waited for as long as there is a thread that may bring it."""
-        while True:
+    def _next(self, results: queue.SimpleQueue[Any], cancelled: threading.Event | None) -> Any:
+        """The next result, waited for as long as there is a thread that may bring it; None once nobody wants it."""
+        while cancelled is None or not cancelled.is_set():
             try:
                 output = results.get(timeout=_ALIVE_SECONDS)
             except queue.Empty:
@@ -176,6 +178,7 @@ class ContinuousReasoner:
             if output.error is not None:
                 self._alive(because=output.error)
             return output
+        return None
 
     def _alive(self, because: str = "") -> Any:
         """The manager, if it runs.

@@ -10,6 +10,7 @@ Knows linear maps and gated feed-forward parts; `decoder` checks the whole model
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,6 +67,20 @@ class GatedFeedForward(nn.Module):
         """[..., hidden] to [..., hidden]."""
         parts: Any = self.replaced
         return parts.down_proj(parts.up_proj.multiply_with(rows, parts.gate_proj.apply_with(rows, "swish")))  # type: ignore[no-any-return]
+
+
+def keep_threads(run: Callable[[], None]) -> Callable[[], None]:
+    """`run` for a thread of its own that computes with as many threads as the caller.
+
+    OpenMP, which oneDNN asks, counts by the thread that calls; a new one has what the process started with.
+    """
+    count = torch.get_num_threads()
+
+    def run_with_as_many() -> None:
+        torch.set_num_threads(count)
+        run()
+
+    return run_with_as_many
 
 
 def replace_linear(layers: nn.Module, *, num_rows: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 
 from pipeline.model.reasoner import Completion, Request
@@ -15,7 +16,9 @@ class EchoReasoner:
     def __init__(self, bundle: ReasonerBundle) -> None:
         self._tokenizer = bundle.tokenizer
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+    def generate(
+        self, requests: Sequence[Request], *, cancelled: threading.Event | None = None
+    ) -> Iterator[tuple[int, Completion]]:
         """As in `Reasoner`; a prompt of more than `max_tokens` tokens is LENGTH, as a model's would be."""
         for position, request in enumerate(requests):
             ids = request.prompt_ids[: request.sampling.max_tokens]

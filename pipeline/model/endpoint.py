@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from pipeline.errors import ModelError, SettingsError
@@ -27,6 +27,7 @@ PATIENCE = Patience(attempts=8, deadline_s=900.0, first_wait_s=1.0, max_wait_s=6
 # Longer than this and the server hangs: a wait for others to finish first, then at least four tokens a second.
 _WAIT_S = 300.0
 _TOKEN_S = 0.25
+_LOOK_S = 0.1  # how often a waiting caller looks whether it is still wanted
 
 _STOPPED = frozenset({"stop", "eos", "eos_token", "stop_sequence"})  # OpenAI's word first; then what others say
 _CUT = frozenset({"length", "max_tokens"})
@@ -75,13 +76,17 @@ class EndpointReasoner:
             self.close()
             raise
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+    def generate(
+        self, requests: Sequence[Request], *, cancelled: threading.Event | None = None
+    ) -> Iterator[tuple[int, Completion]]:
         """As in `Reasoner`; stopping early drops what is in flight."""
         finished: SimpleQueue[tuple[int, Completion] | Exception] = SimpleQueue()
         run = asyncio.run_coroutine_threadsafe(self._ask_all(requests, finished.put), self._loop)
         try:
             for _ in requests:
-                found = finished.get()
+                found = _wait(finished, cancelled)
+                if found is None:
+                    return
                 if isinstance(found, Exception):
                     raise found
                 yield found
@@ -184,3 +189,13 @@ def _completion(choice: dict[str, Any]) -> Completion:
     if said in _STOPPED:  # servers count the token that ended it
         return Completion(text, max(written - 1, 0), FinishReason.STOP if text else FinishReason.EMPTY)
     return Completion("", 0, FinishReason.ERROR, f"the endpoint ended this one with finish_reason {said!r}")
+
+
+def _wait(finished: SimpleQueue[Answer], cancelled: threading.Event | None) -> Answer | None:
+    """What comes next; None once nobody wants it."""
+    while cancelled is None or not cancelled.is_set():
+        try:
+            return finished.get(timeout=None if cancelled is None else _LOOK_S)
+        except Empty:
+            continue
+    return None

@@ -5,6 +5,7 @@ Knows nothing of queries, caches or Ray. `load_reasoner` makes one; the reasonin
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -51,8 +52,14 @@ class Completion:
 class Reasoner(Protocol):
     """An engine with a model in it."""
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+    def generate(
+        self, requests: Sequence[Request], *, cancelled: threading.Event | None = None
+    ) -> Iterator[tuple[int, Completion]]:
         """Completions with the positions of their requests, each once, in the order in which they finish.
+
+        Args:
+            requests: What is wanted.
+            cancelled: Set from another thread, it ends this soon; what is unfinished then leaves the engine.
 
         Raises:
             ModelError: the engine itself is broken, or its endpoint refuses; one request alone yields an ERROR.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ class VllmReasoner:
         except Exception as error:
             raise ModelError(f"vLLM cannot load {bundle.source}: {error}; try engine transformers") from error
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+    def generate(
+        self, requests: Sequence[Request], *, cancelled: threading.Event | None = None
+    ) -> Iterator[tuple[int, Completion]]:
         """As in `Reasoner`; stopping early takes what is unfinished out of the engine."""
         positions: dict[str, int] = {}
         try:
@@ -69,7 +72,7 @@ class VllmReasoner:
                     positions[name] = position
                 else:
                     yield position, refused
-            while positions:
+            while positions and not (cancelled and cancelled.is_set()):
                 for output in self._step():
                     if output.finished and output.request_id in positions:
                         yield positions.pop(output.request_id), _completion(output.outputs[0])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -27,9 +28,11 @@ class SlowReasoner:
     def __init__(self, reasoner: Reasoner) -> None:
         self._reasoner = reasoner
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+    def generate(
+        self, requests: Sequence[Request], *, cancelled: threading.Event | None = None
+    ) -> Iterator[tuple[int, Completion]]:
         """As in `Reasoner`."""
-        for position, completion in self._reasoner.generate(requests):
+        for position, completion in self._reasoner.generate(requests, cancelled=cancelled):
             time.sleep(ORDERS["answer_s"])
             file = os.open(ORDERS["generated"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.write(file, f"{requests[position].seed}\n".encode())

@@ -43,7 +43,9 @@ class ScriptedReasoner:
         self._lock = threading.Lock()
         self.asked: dict[str, list[Request]] = {}
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+    def generate(
+        self, requests: Sequence[Request], *, cancelled: threading.Event | None = None
+    ) -> Iterator[tuple[int, Completion]]:
         """As in `Reasoner`."""
         for position, request in enumerate(requests):
             text = self._texts[request.prompt_ids]

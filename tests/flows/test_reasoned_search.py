@@ -61,7 +61,9 @@ class StandIn:
         self.gate = gate
         self.num_loaded = self.num_asked = self.num_closed = 0
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+    def generate(
+        self, requests: Sequence[Request], *, cancelled: threading.Event | None = None
+    ) -> Iterator[tuple[int, Completion]]:
         for position, _ in enumerate(requests):
             self.num_asked += 1
             if self.gate is not None:

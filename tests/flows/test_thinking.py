@@ -230,6 +230,21 @@ def test_a_deadline_leaves_out_what_hangs(
     assert cache.count() == len(found)
 
 
+def test_a_deadline_cancels_the_engine_though_no_answer_comes(cache: TrajectoryCache, bundle: ReasonerBundle) -> None:
+    ended = threading.Event()
+
+    class Deaf(ScriptedReasoner):
+        def generate(self, requests: Any, *, cancelled: Any = None) -> Any:
+            assert cancelled.wait(PATIENCE_S)
+            ended.set()
+            yield from ()
+
+    queries = queries_of("q")
+    thinker = thinker_of(cache, bundle, Deaf(bundle, queries, lambda *_: CUT))
+    assert list(thinker.think(wanted_of(bundle, queries), deadline_s=0.2)) == []
+    assert ended.wait(PATIENCE_S)
+
+
 def test_a_deadline_that_is_over_asks_nothing(cache: TrajectoryCache, bundle: ReasonerBundle) -> None:
     found, reasoner = _think(cache, bundle, ["q"], lambda *_: CUT, deadline_s=0.0)
     assert found == {}
@@ -310,9 +325,9 @@ def test_whoever_stops_listening_takes_the_rest_out_of_the_engine(
     closed = threading.Event()
 
     class Closing(ScriptedReasoner):
-        def generate(self, requests: Any) -> Any:
+        def generate(self, requests: Any, **options: Any) -> Any:
             try:
-                yield from super().generate(requests)
+                yield from super().generate(requests, **options)
             finally:
                 closed.set()
 

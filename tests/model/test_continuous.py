@@ -145,6 +145,52 @@ def test_what_is_given_up_leaves_the_engine(bundle: ReasonerBundle, reasoner: Co
     assert len(_all(reasoner, _requests(bundle, [3, 3]))) == 2
 
 
+def test_cancelling_ends_it_at_once_and_leaves_the_engine_free(
+    bundle: ReasonerBundle, reasoner: ContinuousReasoner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, step, running = reasoner._manager.model.forward, threading.Event(), threading.Event()
+
+    def hold(*args: Any, **kwargs: Any) -> Any:
+        running.set()
+        assert step.wait(60)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(reasoner._manager.model, "forward", hold)
+    cancelled = threading.Event()
+    found: list[Any] = []
+    caller = threading.Thread(
+        target=lambda: found.extend(reasoner.generate(_requests(bundle, [32, 32]), cancelled=cancelled))
+    )
+    caller.start()
+    assert running.wait(60)
+    cancelled.set()
+    caller.join(30)
+    assert not caller.is_alive(), "it should not wait for an answer"
+    assert found == []
+    step.set()
+    monkeypatch.undo()
+    assert len(_all(reasoner, _requests(bundle, [3, 3]))) == 2
+    assert not reasoner._manager.batch_processor.scheduler.active_requests
+
+
+def test_the_engine_computes_with_the_threads_that_were_asked_for(
+    bundle: ReasonerBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_by: dict[int, int] = {}
+    set_num_threads = torch.set_num_threads
+
+    def note(count: int) -> None:
+        set_by[threading.get_ident()] = count
+        set_num_threads(count)
+
+    monkeypatch.setattr(torch, "set_num_threads", note)
+    reasoner = ContinuousReasoner(bundle, device="cpu", threads=1)
+    _all(reasoner, _requests(bundle, [1]))
+    engine = reasoner._manager._generation_thread.ident
+    reasoner.close()
+    assert set_by[engine] == 1
+
+
 def test_one_request_that_cannot_be_is_an_error_of_its_own(
     bundle: ReasonerBundle, reasoner: ContinuousReasoner
 ) -> None:

@@ -1,13 +1,14 @@
 """The scanned corpus compared with the table, in a task of its own: the driver sees counts.
 
-Called by the index flow. What is compared and how lies in `store.diff`.
+Called by the index flow. What is compared and how lies in `store.diff`; more than one task can hold goes through
+`shuffle`, to the same end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,37 @@ import ray
 
 from pipeline.flows.cluster import READ_CPUS
 from pipeline.flows.duplicates import holds_new_duplicates
+from pipeline.flows.shuffle import Shuffle, cut, decide_buckets
 from pipeline.retry import retrying
+from pipeline.store.buckets import count_bits
 from pipeline.store.database import Database
-from pipeline.store.diff import Plan, decide
+from pipeline.store.diff import ENTRIES_A_BUCKET, Plan, assemble, decide, describe
 from pipeline.store.hashes import ShardScan
-from pipeline.store.known import KnownRows, join_known, read_known
+from pipeline.store.known import KnownRows, read_known
 
 _MAX_RETRIES = 3
 # A second of a core: less is read sooner than a process for it would have started.
 _KNOWN_ROWS_A_TASK = 1_000_000
+# 0.7 GB, which a task that reads them holds twice for a moment.
+_MAX_KNOWN_ROWS_A_TASK = 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class EntryBounds:
+    """How many entries, that is documents and rows of the table, are dealt with together.
+
+    Attributes:
+        a_comparison: In one task at most, all of them: 10 GB, in the object store of one node.
+        a_split: Documents that one task splits, about.
+        a_bucket: Entries that one task compares, about.
+    """
+
+    a_comparison: int = 2**28
+    a_split: int = 2**23
+    a_bucket: int = ENTRIES_A_BUCKET
+
+
+_BOUNDS = EntryBounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,36 +72,55 @@ class Comparison:
     Attributes:
         delete_missing: Whether documents absent from the corpus are to disappear.
         limit: Documents that count, in the corpus's order; None for all.
-        num_shards: Shards of the corpus.
+        num_documents: For each shard, how many the scan found in it; exact where there is a limit.
         fresh: Positions of the shards that this run has read itself.
     """
 
     delete_missing: bool
     limit: int | None
-    num_shards: int
+    num_documents: Sequence[int]
     fresh: frozenset[int]
 
+    @property
+    def most(self) -> list[int] | None:
+        """For each shard, how many of its documents count; None where all do."""
+        if self.limit is None:
+            return None
+        before = [min(self.limit, total) for total in accumulate(self.num_documents, initial=0)]
+        return [end - begin for begin, end in pairwise(before)]
 
-def start_reading(database: Database, fingerprint: str, *, num_cpus: float) -> list[Any]:
+
+@dataclass(frozen=True, slots=True)
+class KnownReading:
+    """What the table holds of an encoder, on its way into Ray's object store.
+
+    Attributes:
+        parts: References to `KnownRows`, whose rows together are the table's, in their order.
+        num_rows: Of all parts; at most, for deleted ones are counted.
+    """
+
+    parts: Sequence[Any] = ()
+    num_rows: int = 0
+
+
+def start_reading(database: Database, fingerprint: str, *, num_cpus: float) -> KnownReading:
     """Begins to read what the table holds of this encoder, while the corpus is scanned.
 
     Args:
         database: Whose documents table.
         fingerprint: Of the encoder.
         num_cpus: Of the cluster, as many tasks at most: the scan of what changed is often done long before them.
-
-    Returns:
-        References to `KnownRows`, whose rows together are the table's; none where it has none.
     """
     dataset = retrying(lambda: database.open_fingerprint(fingerprint), what=f"opening {database.documents_uri}")
     if dataset is None:
-        return []
+        return KnownReading()
     fragments = dataset.get_fragments()
-    parts = divide([fragment.metadata.physical_rows for fragment in fragments], most=max(1, int(num_cpus)))
-    return [
+    rows = [fragment.metadata.physical_rows for fragment in fragments]
+    parts = [
         _read_known.remote(database, int(dataset.version), [fragments[place].fragment_id for place in part])
-        for part in parts
+        for part in divide(rows, most=max(1, int(num_cpus)))
     ]
+    return KnownReading(parts, sum(rows))
 
 
 def divide(rows: Sequence[int], *, most: int) -> list[list[int]]:
@@ -86,7 +128,7 @@ def divide(rows: Sequence[int], *, most: int) -> list[list[int]]:
 
     Args:
         rows: Of each fragment.
-        most: Parts.
+        most: Parts, unless these would be larger than a task should hold.
 
     Returns:
         Places in `rows`, each once, in their order.
@@ -94,13 +136,14 @@ def divide(rows: Sequence[int], *, most: int) -> list[list[int]]:
     counts = np.array(rows, np.int64)
     total = int(counts.sum())
     num_parts = min(most, max(1, -(-total // _KNOWN_ROWS_A_TASK)))
+    num_parts = max(num_parts, -(-total // _MAX_KNOWN_ROWS_A_TASK))
     middles = np.cumsum(counts) - counts / 2
     part_of = np.minimum(middles * num_parts // max(1, total), num_parts - 1)
     return [part for number in range(num_parts) if (part := np.flatnonzero(part_of == number).tolist())]
 
 
-def decide_remotely(packs: Sequence[Any], known: Sequence[Any], how: Comparison) -> tuple[Any, PlanSummary]:
-    """Compares the scans with the table in a task of its own.
+def decide_remotely(packs: Sequence[Any], known: KnownReading, how: Comparison) -> tuple[Any, PlanSummary]:
+    """Compares the scans with the table in a task of its own, or in many where that would hold too much.
 
     Args:
         packs: References to `Pack`s; a shard that is in none has no documents.
@@ -110,22 +153,40 @@ def decide_remotely(packs: Sequence[Any], known: Sequence[Any], how: Comparison)
     Returns:
         A reference to the `Plan`, and its counts.
     """
-    plan, summary = _decide.remote(list(packs), list(known), how)
+    plan, summary = _decide.remote(list(packs), list(known.parts), how, _spread(packs, known, how))
     return plan, ray.get(summary)
 
 
+def _spread(packs: Sequence[Any], known: KnownReading, how: Comparison) -> Shuffle | None:
+    """How the comparison is spread over tasks; None where one task holds it."""
+    num_documents = sum(how.num_documents)
+    num_entries = num_documents + known.num_rows
+    if num_entries <= _BOUNDS.a_comparison:
+        return None
+    num_bits = max(1, count_bits(num_entries, entries_a_bucket=_BOUNDS.a_bucket))
+    packs_a_task = max(1, len(packs) * _BOUNDS.a_split // max(1, num_documents))
+    return Shuffle(num_bits, packs_a_task, how.delete_missing, how.most)
+
+
 @ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES, num_returns=2)  # type: ignore[untyped-decorator]
-def _decide(packs: list[Any], known: list[Any], how: Comparison) -> tuple[Plan, PlanSummary]:
-    none = np.empty((0, 2), np.uint64)
-    found = [ShardScan(none, none)] * how.num_shards
-    for position, scan in chain.from_iterable(ray.get(packs)):
-        found[position] = scan
-    if how.limit is not None:
-        found = _cut(found, how.limit)
-    plan = decide(found, join_known(ray.get(known)), delete_missing=how.delete_missing)
-    positions = range(how.num_shards)
-    summary = PlanSummary(
-        num_documents=sum(len(s.ids) for s in found),
+def _decide(packs: list[Any], known: list[Any], how: Comparison, spread: Shuffle | None) -> tuple[Plan, PlanSummary]:
+    num_shards = len(how.num_documents)
+    nothing = ShardScan(*np.empty((2, 0, 2), np.uint64))
+    if spread is None:
+        scans = dict(cut(list(chain.from_iterable(ray.get(packs))), how.most))
+        found = [scans.get(position, nothing) for position in range(num_shards)]
+        plan = decide(found, ray.get(known), delete_missing=how.delete_missing)
+    else:
+        facts, verdicts = decide_buckets(packs, known, spread)
+        no_documents = describe(nothing)
+        plan = assemble([facts.get(position, no_documents) for position in range(num_shards)], verdicts)
+    return plan, _summarise(plan, how)
+
+
+def _summarise(plan: Plan, how: Comparison) -> PlanSummary:
+    positions = range(len(plan.selected))
+    return PlanSummary(
+        num_documents=sum(map(len, plan.selected)),
         num_selected=plan.num_selected,
         num_unchanged=plan.num_unchanged,
         num_changed=plan.num_changed,
@@ -136,7 +197,6 @@ def _decide(packs: list[Any], known: list[Any], how: Comparison) -> tuple[Plan, 
         shards_to_read=tuple(i for i in positions if plan.selected[i].any()),
         shards_with_duplicates=tuple(i for i in positions if holds_new_duplicates(plan, i, how.fresh)),
     )
-    return plan, summary
 
 
 @ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES)  # type: ignore[untyped-decorator]
@@ -145,15 +205,6 @@ def _read_known(database: Database, version: int, fragments: list[int]) -> Known
         return read_known(database.open("documents", version=version), fragments=fragments)
 
     return retrying(read, what=f"reading {database.documents_uri}")
-
-
-def _cut(scans: Sequence[ShardScan], limit: int) -> list[ShardScan]:
-    kept, left = [], limit
-    for scan in scans:
-        take = min(left, len(scan.ids))
-        kept.append(ShardScan(scan.ids[:take], scan.contents[:take]))
-        left -= take
-    return kept
 
 
 @ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES)  # type: ignore[untyped-decorator]

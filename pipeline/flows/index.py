@@ -197,7 +197,7 @@ def _scan(run: Run, resources: Resources) -> tuple[Any, PlanSummary]:
     if scan.num_known:
         run.reporter.say(f"{scan.num_known:,} of {len(run.shards):,} shards have not changed and were not opened")
     note_unreadable(run, scan.known_rejected)
-    how = Comparison(run.sees_all, corpus.limit, len(run.shards), scan.fresh)
+    how = Comparison(run.sees_all, corpus.limit, scan.num_documents, scan.fresh)
     plan, summary = decide_remotely(scan.packs, known, how)
     report.documents_read = summary.num_documents + report.documents_quarantined
     check_quarantine(report, allowed=corpus.max_quarantine, db=run.database.uri)

@@ -82,6 +82,8 @@ class CorpusScan:
         # Reason -> rows of shards that were not opened; an earlier run has set them aside.
         self.known_rejected: Mapping[str, int] = {}
         self.num_known = 0
+        # Of each shard; 0 for one that is in no pack.
+        self.num_documents = [0] * len(shards)
 
     @property
     def fresh(self) -> frozenset[int]:
@@ -102,7 +104,9 @@ class CorpusScan:
         yield from self._read([p for p in range(len(self._shards)) if p not in loading.positions], in_flight)
         known = loading.wait()
         self.packs += known.packs
-        self.known_rejected, self.num_known = known.rejected, len(known.positions)
+        self.known_rejected, self.num_known = known.rejected, len(known.num_documents)
+        for position, num_documents in known.num_documents.items():
+            self.num_documents[position] = num_documents
         yield from self._read(sorted(loading.positions - known.positions), in_flight)
 
     def _read(self, positions: Sequence[int], in_flight: int) -> Iterator[Sequence[Rejected]]:
@@ -119,12 +123,12 @@ class CorpusScan:
                 return
             (done,), _ = ray.wait(list(pending), num_returns=1)
             position, pack = pending.pop(done)
-            yield self._take(position, pack, ray.get(done).rejected)
+            yield self._take(position, pack, ray.get(done))
 
     def _read_here(self, positions: Iterable[int]) -> Iterator[Sequence[Rejected]]:
         for position in positions:
             found, counts = scan_shard(position, self._shards[position], self._fields, self._max_text_chars, None)
-            yield self._take(position, ray.put(found), counts.rejected)
+            yield self._take(position, ray.put(found), counts)
 
     def _read_first(self, limit: int, in_flight: int) -> Iterator[Sequence[Rejected]]:
         """In the corpus's order, up to the last document that is wanted: what stands behind it is not looked at."""
@@ -146,10 +150,11 @@ class CorpusScan:
         )
         return pack, counts
 
-    def _take(self, position: int, pack: Any, rejected: Sequence[Rejected]) -> Sequence[Rejected]:
-        self._fresh[position] = _Fresh(pack, Counter(str(row.reason) for row in rejected))
+    def _take(self, position: int, pack: Any, counts: ScanCounts) -> Sequence[Rejected]:
+        self._fresh[position] = _Fresh(pack, Counter(str(row.reason) for row in counts.rejected))
         self.packs.append(pack)
-        return rejected
+        self.num_documents[position] = counts.num_documents
+        return counts.rejected
 
     @property
     def is_worth_storing(self) -> bool:
@@ -180,9 +185,10 @@ def _scan_remotely(*arguments: Any) -> tuple[Pack, ScanCounts]:
     return scan_shard(*arguments)
 
 
-def _rejected_before(counts: ScanCounts, limit: int) -> list[Rejected]:
-    """The rejected rows that stand before the last document that is wanted."""
-    return [row for row, before in zip(counts.rejected, counts.documents_before, strict=True) if before < limit]
+def _rejected_before(counts: ScanCounts, limit: int) -> ScanCounts:
+    """The same, but of the rejected rows only those that stand before the last document that is wanted."""
+    num_rows = sum(before < limit for before in counts.documents_before)
+    return ScanCounts(counts.num_documents, counts.rejected[:num_rows], counts.documents_before[:num_rows])
 
 
 def is_small(shards: Sequence[Shard], *, most_bytes: int = _HERE_BYTES) -> bool:

@@ -31,13 +31,18 @@ class LoadedScans:
 
     Attributes:
         packs: References to `Pack`s.
-        positions: Of the shards in them.
+        num_documents: Of the shards in them, by position.
         rejected: Reason -> rows of these shards that are no documents.
     """
 
     packs: list[Any]
-    positions: frozenset[int]
+    num_documents: Mapping[int, int]
     rejected: Mapping[str, int]
+
+    @property
+    def positions(self) -> frozenset[int]:
+        """Of the shards that need not be read."""
+        return frozenset(self.num_documents)
 
 
 class LoadingScans:
@@ -63,15 +68,16 @@ class LoadingScans:
 
     def wait(self) -> LoadedScans:
         """Those that are whole."""
-        packs, positions = [], set()
+        packs: list[Any] = []
+        num_documents: dict[int, int] = {}
         rejected: Counter[str] = Counter()
         for pack, damaged, some in self._loaded():
             packs.append(pack)
             for scan, position in some:
                 if position not in damaged:
-                    positions.add(position)
+                    num_documents[position] = scan.num_documents
                     rejected.update(scan.rejected)
-        return LoadedScans(packs, frozenset(positions), rejected)
+        return LoadedScans(packs, num_documents, rejected)
 
     def _loaded(self) -> Iterator[tuple[Any, Container[int], Sequence[tuple[KnownScan, int]]]]:
         if len(self._packs) == 1:

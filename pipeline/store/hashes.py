@@ -33,4 +33,10 @@ class ShardScan:
 
     def digest(self) -> bytes:
         """16 bytes that change with any document, and with their order."""
-        return hashlib.blake2b(self.ids.tobytes() + self.contents.tobytes(), digest_size=HASH_BYTES).digest()
+        state = hashlib.blake2b(self.ids.ravel().data, digest_size=HASH_BYTES)
+        state.update(self.contents.ravel().data)
+        return state.digest()
+
+    def first(self, num_documents: int) -> ShardScan:
+        """The first documents of the shard, at most so many, as views."""
+        return ShardScan(self.ids[:num_documents], self.contents[:num_documents])

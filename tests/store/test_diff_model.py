@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from unittest.mock import patch
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.records import content_hash, id_hash
-from pipeline.store import diff
-from pipeline.store.diff import Plan, decide
+from pipeline.store.buckets import count_bits, split_documents, split_rows
+from pipeline.store.diff import Plan, assemble, decide, describe
 from pipeline.store.hashes import ShardScan, as_hashes
 from pipeline.store.known import KnownRows
+from pipeline.store.verdicts import decide_bucket
 
 # (id, content): few of each, so that every coincidence happens
 Pair = tuple[str, str]
@@ -101,7 +103,7 @@ def _as_expected(plan: Plan) -> Expected:
 def test_it_decides_as_dictionaries_do(
     shards: list[list[Pair]], rows: list[tuple[Pair, int]], delete_missing: bool
 ) -> None:
-    plan = decide([_scan(shard) for shard in shards], _known(rows), delete_missing=delete_missing)
+    plan = decide([_scan(shard) for shard in shards], [_known(rows)], delete_missing=delete_missing)
     assert _as_expected(plan) == _by_hand(shards, rows, delete_missing=delete_missing)
     assert plan.num_selected == sum(map(sum, _as_expected(plan).selected))
 
@@ -114,33 +116,112 @@ def _colliding(documents: list[Pair]) -> ShardScan:
     return ShardScan(np.array(ids, np.uint64).reshape(-1, 2), np.array(contents, np.uint64).reshape(-1, 2))
 
 
+@settings(deadline=None)  # many small buckets
 @given(shards=_SHARDS, rows=_ROWS, delete_missing=st.booleans(), bucket=st.sampled_from([1, 4, 2**20]))
 def test_hashes_that_share_a_half_are_told_apart(
     shards: list[list[Pair]], rows: list[tuple[Pair, int]], delete_missing: bool, bucket: int
 ) -> None:
     known, hashes = _known(rows), _colliding([pair for pair, _ in rows])
     known = replace(known, ids=hashes.ids, contents=hashes.contents)
-    with patch.object(diff, "_BUCKET_ENTRIES", bucket):
-        plan = decide([_colliding(shard) for shard in shards], known, delete_missing=delete_missing)
+    scans = [_colliding(shard) for shard in shards]
+    plan = decide(scans, [known], delete_missing=delete_missing, entries_a_bucket=bucket)
     assert _as_expected(plan) == _by_hand(shards, rows, delete_missing=delete_missing)
 
 
-@given(shards=_SHARDS, rows=_ROWS, delete_missing=st.booleans())
-def test_buckets_change_nothing(shards: list[list[Pair]], rows: list[tuple[Pair, int]], delete_missing: bool) -> None:
-    with patch.object(diff, "_BUCKET_ENTRIES", 2):
-        plan = decide([_scan(shard) for shard in shards], _known(rows), delete_missing=delete_missing)
+@settings(deadline=None)  # many small buckets
+@given(
+    shards=_SHARDS, rows=_ROWS, delete_missing=st.booleans(), at=st.integers(0, 14), bucket=st.sampled_from([2, 5, 30])
+)
+def test_buckets_and_parts_change_nothing(
+    shards: list[list[Pair]], rows: list[tuple[Pair, int]], delete_missing: bool, at: int, bucket: int
+) -> None:
+    scans, known = [_scan(shard) for shard in shards], _in_parts(_known(rows), [at])
+    plan = decide(scans, known, delete_missing=delete_missing, entries_a_bucket=bucket)
     assert _as_expected(plan) == _by_hand(shards, rows, delete_missing=delete_missing)
+
+
+def _in_parts(rows: KnownRows, cuts: list[int]) -> list[KnownRows]:
+    bounds = [0, *sorted(cuts), len(rows.ids)]
+    return [
+        KnownRows(rows.ids[at], rows.contents[at], rows.chunks[at], rows.row_ids[at])
+        for at in map(slice, bounds, bounds[1:])
+    ]
+
+
+@settings(deadline=None)  # many small buckets
+@given(
+    data=st.data(),
+    shards=_SHARDS,
+    rows=_ROWS,
+    num_bits=st.integers(0, 4),
+    delete_missing=st.booleans(),
+    make=st.sampled_from([_scan, _colliding]),
+)
+def test_what_is_shuffled_comes_to_the_same_plan(
+    data: st.DataObject,
+    shards: list[list[Pair]],
+    rows: list[tuple[Pair, int]],
+    num_bits: int,
+    delete_missing: bool,
+    make: Callable[[list[Pair]], ShardScan],
+) -> None:
+    scans, hashes = [make(shard) for shard in shards], make([pair for pair, _ in rows])
+    known = replace(_known(rows), ids=hashes.ids, contents=hashes.contents)
+    # packs hold shards in any order, and verdicts come in any
+    order = data.draw(st.permutations(list(enumerate(scans))))
+    at = data.draw(st.integers(0, len(order)))
+    documents = [split_documents(pack, num_bits=num_bits) for pack in (order[:at], order[at:])]
+    parts = _in_parts(known, data.draw(st.lists(st.integers(0, len(rows)), max_size=3)))
+    table = [split_rows(part, num_bits=num_bits) for part in parts]
+    verdicts = [
+        decide_bucket(pieces[:2], pieces[2:], delete_missing=delete_missing)
+        for pieces in zip(*documents, *table, strict=True)
+    ]
+    assert len(verdicts) == 2**num_bits
+    plan = assemble([describe(scan) for scan in scans], data.draw(st.permutations(verdicts)))
+    at_once = decide(scans, [known], delete_missing=delete_missing)
+    assert _as_expected(plan) == _as_expected(at_once) == _by_hand(shards, rows, delete_missing=delete_missing)
+    assert plan.digests == at_once.digests == [scan.digest() for scan in scans]
+    for masks in (plan.selected, plan.duplicates, at_once.selected, at_once.duplicates):
+        assert {mask.dtype for mask in masks} <= {np.dtype(np.bool_)}
+
+
+def test_more_buckets_than_a_byte_numbers_lose_nothing() -> None:
+    shards = [[(f"d{number % 400}", "x") for number in range(begin, begin + 300)] for begin in (0, 300)]
+    rows = [((f"d{number}", "x" if number % 2 else "y"), 0) for number in range(350, 700)]
+    plan = decide([_scan(shard) for shard in shards], [_known(rows)], delete_missing=True, entries_a_bucket=2)
+    assert _as_expected(plan) == _by_hand(shards, rows, delete_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("num_entries", "entries_a_bucket", "num_buckets"),
+    [(0, 8, 1), (7, 8, 1), (8, 8, 2), (16, 8, 4), (100, 8, 16), (10**6, 1, 2**16)],
+)
+def test_buckets_are_as_many_as_entries_need_and_two_bytes_number(
+    num_entries: int, entries_a_bucket: int, num_buckets: int
+) -> None:
+    assert 2 ** count_bits(num_entries, entries_a_bucket=entries_a_bucket) == num_buckets
+
+
+def test_of_one_bucket_nothing_is_copied() -> None:
+    scan, known = _scan([("a", "x"), ("b", "y")]), _known([(("a", "x"), 0)])
+    (documents,) = split_documents([(3, scan)], num_bits=0)
+    (rows,) = split_rows(known, num_bits=0)
+    assert np.shares_memory(documents.ids, scan.ids)
+    assert np.shares_memory(documents.contents, scan.contents)
+    assert np.shares_memory(rows.ids, known.ids)
+    assert documents.places.tolist() == [3 << 32, (3 << 32) + 1]
 
 
 def test_a_digest_changes_with_ids_contents_and_order() -> None:
     scans = [[("a", "x"), ("b", "x")], [("b", "x"), ("a", "x")], [("a", "x"), ("b", "y")], [("a", "x")], []]
     assert len({_scan(scan).digest() for scan in scans}) == len(scans)
-    assert decide([_scan(scans[0])], _known([]), delete_missing=True).digests == [_scan(scans[0]).digest()]
+    assert decide([_scan(scans[0])], [_known([])], delete_missing=True).digests == [_scan(scans[0]).digest()]
 
 
 @given(shards=_SHARDS, rows=_ROWS)
 def test_what_is_left_is_the_corpus(shards: list[list[Pair]], rows: list[tuple[Pair, int]]) -> None:
-    plan = decide([_scan(shard) for shard in shards], _known(rows), delete_missing=True)
+    plan = decide([_scan(shard) for shard in shards], [_known(rows)], delete_missing=True)
     gone = set(plan.obsolete.tolist())
     left = {pair for number, (pair, _) in enumerate(rows, 100) if number not in gone}
     encoded = {
@@ -164,5 +245,5 @@ def test_a_second_run_has_nothing_to_do(shards: list[list[Pair]]) -> None:
     for name, text in (pair for shard in shards for pair in shard):
         wanted.setdefault(name, text)
     rows = [(pair, chunk) for pair in wanted.items() for chunk in range(3)]
-    plan = decide([_scan(shard) for shard in shards], _known(rows), delete_missing=True)
+    plan = decide([_scan(shard) for shard in shards], [_known(rows)], delete_missing=True)
     assert (plan.num_selected, plan.obsolete.tolist(), plan.num_unchanged) == (0, [], len(wanted))

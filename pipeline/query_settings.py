@@ -86,5 +86,5 @@ def load_query_settings(path: str | None, overrides: Mapping[str, Any]) -> Query
     Raises:
         SettingsError: an unknown field, a value out of bounds, or an unreadable file.
     """
-    others = {"corpus", "pool", "commit", "indexes", "publish"}
+    others = {"corpus", "pool", "commit", "indexes", "compaction", "publish"}
     return resolve_settings(QuerySettings, path, overrides, others=others)

@@ -136,6 +136,16 @@ class IndexesSettings(Section):
     full_text: bool = Field(True, description="An index of the words of the text.")
 
 
+class CompactionSettings(Section):
+    """When small fragments of a table become large ones."""
+
+    enabled: bool = Field(True, description="Merge fragments before indexes are built; false leaves all as written.")
+    min_fragments: int = Field(16, ge=2, le=10_000, description="So many of a size become one.")
+    max_fragment_bytes: int = Field(
+        2 * 2**30, ge=2**20, le=64 * 2**30, description="Data of a fragment at most; also at most 262,144 rows."
+    )
+
+
 class PublishSettings(Section):
     """What a version must reach before readers get it, and how long the ones before it are kept."""
 
@@ -164,6 +174,7 @@ class IndexSettings(Section):
     pool: PoolSettings = PoolSettings()
     commit: CommitSettings = CommitSettings()
     indexes: IndexesSettings = IndexesSettings()
+    compaction: CompactionSettings = CompactionSettings()
     publish: PublishSettings = PublishSettings()
 
 
@@ -174,8 +185,8 @@ def load_settings(path: str | None, overrides: Mapping[str, Any]) -> IndexSettin
     """The settings of an index run: the TOML file, then the flags that were given.
 
     Args:
-        path: A TOML file with the tables corpus, encoder, pool, commit, indexes and publish, and `db`; None for none.
-            Its table `reason` is for `query_settings`.
+        path: A TOML file with the tables corpus, encoder, pool, commit, indexes, compaction and publish, and `db`; None
+            for none. Its table `reason` is for `query_settings`.
         overrides: {"section.field": value}; a value of None leaves the file's or the default.
 
     Raises:

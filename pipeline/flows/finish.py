@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pipeline.errors import LeaseLost, RecallTooLow, T1Error
-from pipeline.flows.writing import Say
+from pipeline.errors import RecallTooLow, T1Error
+from pipeline.flows.writing import Say, check_token
 from pipeline.settings import IndexesSettings, PublishSettings
 from pipeline.storage import redact
 from pipeline.store import gate, live
@@ -23,7 +23,6 @@ from pipeline.store.indexes import (
     plan_steps,
     refresh_indexes,
 )
-from pipeline.store.lease import read_lease
 from pipeline.store.schema import read_fingerprint
 from pipeline.store.transactions import Writer, fence, fenced_version
 
@@ -89,12 +88,10 @@ def add_indexes(
 
 
 def _refresh(database: Database, plan: IndexPlan, *, token: int, build: Build, rebuild: bool) -> int:
-    """The steps, each only while the lease is still the run's: read where this runs, as a lease cannot travel."""
+    """The steps, each only while the lease is still the run's."""
 
     def before(_: Step) -> None:
-        holder = read_lease(database)
-        if holder is None or holder.token != token:
-            raise LeaseLost(f"another run has taken {redact(database.uri)} over; no index was built by this one")
+        check_token(database, token, undone="no index was built")
 
     dataset = database.open("documents")
     return int(refresh_indexes(dataset, plan, before=before, build=build, rebuild=rebuild).version)

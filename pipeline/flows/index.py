@@ -29,6 +29,7 @@ from pipeline.flows.cluster import (
     size_pool,
     start_remotely,
 )
+from pipeline.flows.compaction import compact
 from pipeline.flows.compare import Comparison, PlanSummary, decide_remotely, obsolete_rows, start_reading
 from pipeline.flows.duplicates import DuplicatesTask, read_duplicates
 from pipeline.flows.encoding import encode_selected
@@ -165,13 +166,15 @@ def _index(run: Run, resources: Resources) -> None:
 
 
 def _publish(run: Run, summary: PlanSummary, committer: Committer) -> None:
-    build = choose_builder(committer.dataset.count_rows())
-    # no row changes from here on, so keys are counted while indexes are built
-    is_live = run.database.live_version() == committer.version
-    keys = None if is_live else start_remotely(count_keys, committer.dataset)
-    how = How(call_remotely, build=build, say=run.reporter.say, keys=keys)
+    compaction, say = run.settings.compaction, run.reporter.say
+    dataset = compact(run.database, committer.dataset, compaction, writer=run.writer, say=say)
+    build = choose_builder(dataset.count_rows())
+    # no row changes from here on, and no file either, so keys are counted while indexes are built
+    is_live = run.database.live_version() == dataset.version
+    keys = None if is_live else start_remotely(count_keys, dataset)
+    how = How(call_remotely, build=build, say=say, keys=keys)
     indexes = partial(add_indexes, run.database, settings=run.settings.indexes, writer=run.writer, how=how)
-    dataset = indexes(dataset=committer.dataset)
+    dataset = indexes(dataset=dataset)
     if run.database.live_version() == dataset.version:
         run.report.version = int(dataset.version)
         return
@@ -179,7 +182,7 @@ def _publish(run: Run, summary: PlanSummary, committer: Committer) -> None:
     # every row is in it: from here on `t1 publish` can end what this run begins
     run.report.version = int(dataset.version)
     expected = run.report.documents_encoded + summary.num_unchanged if run.sees_all else None
-    check_canary(run.database, dataset, run.settings.publish, device="cpu", say=run.reporter.say)
+    check_canary(run.database, dataset, run.settings.publish, device="cpu", say=say)
     run.report.version = finish(
         run.database, dataset, writer=run.writer, settings=run.settings.publish, expected_documents=expected,
         how=replace(how, retrain=lambda: fence(run.writer, indexes(dataset=dataset, rebuild=True))),

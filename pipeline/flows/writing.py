@@ -1,6 +1,6 @@
 """One writer a database: what every flow that commits or moves `live` does first.
 
-Called by the index flow and by `publish`.
+Called by the index flow and by `publish`, and `check_token` by what commits in a task.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from pipeline.errors import LeaseLost
+from pipeline.storage import redact
 from pipeline.store.database import Database
-from pipeline.store.lease import Lease
+from pipeline.store.lease import Lease, read_lease
 from pipeline.store.transactions import Writer, fence
 
 Say = Callable[[str], None]
@@ -35,3 +37,19 @@ def writing(database: Database, *, run_id: str, say: Say) -> Iterator[Writer]:
             say("the last run on this table did not end; what it committed is kept, and it can commit no more")
             fence(writer, database.open("documents"))
         yield writer
+
+
+def check_token(database: Database, token: int, *, undone: str) -> None:
+    """Makes sure in a task, where a lease cannot travel, that its run still holds it.
+
+    Args:
+        database: Whose lease.
+        token: Of the run.
+        undone: What the run has not done where it does not, as a clause.
+
+    Raises:
+        LeaseLost: another run holds it, or nobody does.
+    """
+    holder = read_lease(database)
+    if holder is None or holder.token != token:
+        raise LeaseLost(f"another run has taken {redact(database.uri)} over; {undone} by this one")

@@ -2,8 +2,8 @@
 
 What Lance (14.0) does by itself, and this relies on: a search covers rows that no index knows by scanning them; deleted
 rows are masked from every index at once; `Restore` brings the indexes of the restored version back; `Overwrite` drops
-them all; compaction under stable row ids keeps them. Every step is one commit that leaves the table readable, so a run
-that was killed anywhere goes on by asking again what is missing. Called by the one committer before the gate.
+them all; compaction keeps them (see `rewrites`). Every step is one commit that leaves the table readable, so a run that
+was killed anywhere goes on by asking again what is missing. Called by the one committer before the gate.
 """
 
 from __future__ import annotations

@@ -155,10 +155,10 @@ class Writer:
 def fence(writer: Writer, dataset: lance.LanceDataset) -> lance.LanceDataset:
     """Makes the latest version anew, so that Lance refuses every commit that was begun before it.
 
-    For a run that took the table over from one that may only be paused: an `Append`, `Delete` or `CreateIndex` that
-    read an older version is incompatible with a `Restore` since, whenever it arrives. And for every version that is to
-    be published: upkeep deletes the versions between two that were live, a fence among them, and with what is live for
-    a fence it cannot matter for how long a run was paused.
+    For a run that took the table over from one that may only be paused: an `Append`, `Delete`, `CreateIndex` or
+    `Rewrite` that read an older version is incompatible with a `Restore` since, whenever it arrives. And for every
+    version that is to be published: upkeep deletes the versions between two that were live, a fence among them, and
+    with what is live for a fence it cannot matter for how long a run was paused.
     """
     version = int(dataset.version)
     return writer.commit(lance.LanceOperation.Restore(version), read_version=version)
@@ -167,9 +167,17 @@ def fence(writer: Writer, dataset: lance.LanceDataset) -> lance.LanceDataset:
 def fenced_version(dataset: lance.LanceDataset) -> int | None:
     """The version that a fence made anew; None where this version is not one."""
     version = int(dataset.version)
-    transaction = retrying(lambda: dataset.read_transaction(version), what=f"reading how version {version} was made")
+    transaction = retrying(lambda: _read_transaction(dataset, version), what=f"reading how version {version} was made")
     operation = transaction.operation if transaction is not None else None
     return int(operation.version) if isinstance(operation, lance.LanceOperation.Restore) else None
+
+
+def _read_transaction(dataset: lance.LanceDataset, version: int) -> lance.Transaction | None:
+    """What made a version; None where that is not kept, or is a compaction that pylance (14.0) cannot show."""
+    try:
+        return dataset.read_transaction(version)
+    except TypeError:
+        return None  # it wrote indexes anew; no commit of a `Writer` does
 
 
 def read_key(dataset: lance.LanceDataset, version: int) -> dict[str, str]:
@@ -179,7 +187,7 @@ def read_key(dataset: lance.LanceDataset, version: int) -> dict[str, str]:
         OSError, ValueError: the store failed in a way that may pass, so that nothing is known.
     """
     try:
-        transaction = dataset.read_transaction(version)
+        transaction = _read_transaction(dataset, version)
     except (OSError, ValueError) as error:
         if is_transient(error):
             raise

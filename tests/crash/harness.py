@@ -73,12 +73,12 @@ class Trial:
         return self.folder / str(self.num_runs) / "stderr"
 
     def settings(self) -> dict[str, Any]:
-        """Of every run, as `load_settings` takes them: commits and windows are tiny, documents are cut short."""
+        """Of every run, as `load_settings` takes them: commits and windows are tiny, few fragments are many."""
         return {
             "corpus.uris": [self.corpus], "db": self.db, "encoder.model": "hashing://512",
             "encoder.chunk_tokens": 64, "encoder.overlap_tokens": 8, "pool.address": self.address,
             "pool.window_documents": WINDOW_DOCUMENTS, "commit.max_rows": self.direct or COMMIT_ROWS,
-            "pool.direct_documents": self.direct,
+            "pool.direct_documents": self.direct, "compaction.min_fragments": 4,
         }  # fmt: skip
 
     @contextmanager

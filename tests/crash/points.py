@@ -15,7 +15,7 @@ from typing import Any
 
 import lance
 
-from pipeline.flows import finish
+from pipeline.flows import compaction, finish
 from pipeline.flows import index as flow
 from pipeline.flows.scan import CorpusScan
 from pipeline.store import gate, lease, live
@@ -67,6 +67,7 @@ STEPS: dict[str, tuple[Any, str, Meant]] = {
     "append": (lance.LanceDataset, "commit", _commits("Append")),
     "deletion-file": (lance.LanceFragment, "delete", _any),
     "delete": (lance.LanceDataset, "commit", _commits("Delete")),
+    "compact": (compaction, "call_remotely", _calls(compaction._commit)),
     "indexes": (flow, "call_remotely", _calls(finish._refresh)),
     "gate": (flow, "call_remotely", _calls(gate.check)),
     "tag": (_TAGS, "create", _tags(live=False)),

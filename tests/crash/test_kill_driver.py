@@ -18,6 +18,8 @@ FIRST = [
     "begin:after",
     "append:before:2",
     "append:after:2",
+    "compact:before",
+    "compact:after",
     "indexes:after",
     "gate:before",
     "first-live:before",

@@ -34,8 +34,8 @@ SHARDS = st.sampled_from("abcdef")
 PLACES = st.integers(0, 99)
 # Where the process is still there to clean up; the others need a process that dies (tests/crash).
 POINTS = ["quarantine:after", "scan-cache:before", "append:before", "append:after", "append:after:2",
-          "deletion-file:after", "delete:before", "delete:after", "indexes:after", "gate:after", "live:after",
-          "upkeep:before", "runs:before"]  # fmt: skip
+          "deletion-file:after", "delete:before", "delete:after", "compact:before", "compact:after", "indexes:after",
+          "gate:after", "live:after", "upkeep:before", "runs:before"]  # fmt: skip
 
 
 class _Crash(BaseException):
@@ -129,6 +129,7 @@ class CorpusEdits(RuleBasedStateMachine):
 
     def _index(self) -> RunReport:
         flags = {"corpus__max_delete": 1.0, "commit__max_rows": 3, "pool__window_documents": 2}
+        flags["compaction__min_fragments"] = 2  # so that it happens all the time
         return index(settings_for(self.folder / "corpus", self.db, **flags), quiet=True)
 
     @rule()

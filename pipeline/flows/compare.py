@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from pipeline.errors import ClusterError
 from pipeline.flows.cluster import READ_CPUS
 from pipeline.flows.duplicates import holds_new_duplicates
 from pipeline.flows.shuffle import Shuffle, cut, decide_buckets
@@ -208,6 +209,25 @@ def _read_known(database: Database, version: int, fragments: list[int]) -> Known
 
 
 @ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES)  # type: ignore[untyped-decorator]
-def obsolete_rows(plan: Plan) -> Any:
-    """The row ids that a plan deletes, uint64."""
+def _obsolete_rows(plan: Plan) -> Any:
     return plan.obsolete
+
+
+def read_obsolete(plan: Any, summary: PlanSummary) -> Any:
+    """The row ids that a plan deletes, uint64 [rows].
+
+    Args:
+        plan: Reference to a `Plan`.
+        summary: Its counts, as they were when it was made.
+
+    Raises:
+        ClusterError: the plan was lost with its node, and is not the same now that Ray has made it again: the stored
+            scans that it was made from may have been replaced since.
+    """
+    rows = ray.get(_obsolete_rows.remote(plan))
+    if len(rows) != summary.num_obsolete_rows:
+        raise ClusterError(
+            f"a node went, and with it what {summary.num_obsolete_rows:,} rows are to be deleted; nothing was deleted "
+            "or published: run the same command again, which goes on from here"
+        )
+    return rows

@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import ray
-
 from pipeline.corpus.fields import detect_fields
 from pipeline.corpus.locate import locate
 from pipeline.errors import CorpusError, PublishRefused, SettingsError
@@ -30,7 +28,7 @@ from pipeline.flows.cluster import (
     start_remotely,
 )
 from pipeline.flows.compaction import compact
-from pipeline.flows.compare import Comparison, PlanSummary, decide_remotely, obsolete_rows, start_reading
+from pipeline.flows.compare import Comparison, PlanSummary, decide_remotely, read_obsolete, start_reading
 from pipeline.flows.duplicates import DuplicatesTask, read_duplicates
 from pipeline.flows.encoding import encode_selected
 from pipeline.flows.failures import root_cause
@@ -156,7 +154,7 @@ def _index(run: Run, resources: Resources) -> None:
     if summary.num_selected:
         encode_selected(run, plan, summary, committer, schema)
     if summary.num_obsolete_rows:
-        committer.delete_rows(ray.get(obsolete_rows.remote(plan)))
+        committer.delete_rows(read_obsolete(plan, summary))
     report.documents_deleted = summary.num_deleted
     if report.unaccounted:
         raise PublishRefused(

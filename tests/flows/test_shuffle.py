@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import ray
 
+from pipeline.errors import ClusterError
 from pipeline.flows import compare
 from pipeline.flows.compare import Comparison, EntryBounds, KnownReading, PlanSummary
 from pipeline.flows.index import index
 from pipeline.flows.report import RunReport
 from pipeline.flows.shuffle import Shuffle
+from pipeline.store.diff import decide
+from pipeline.store.known import KnownRows
 from tests.flows.corpora import document, record_rows, settings_for, table_rows, write_jsonl
 
 _COUNTED = ("read", "encoded", "unchanged", "duplicate", "quarantined", "deleted")
@@ -109,3 +115,16 @@ def test_nothing_compared_with_nothing_is_a_plan_of_nothing(
     monkeypatch.setattr(compare, "_BOUNDS", bounds)
     _, summary = compare.decide_remotely([], KnownReading(), Comparison(True, None, [0, 0], frozenset()))
     assert summary == PlanSummary(0, 0, 0, 0, 0, 0, 0, 0, ())
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_plan_that_came_out_otherwise_deletes_nothing() -> None:
+    hashes = np.zeros((2, 2), np.uint64)
+    known = KnownRows(hashes, hashes, np.zeros(2, np.int32), np.arange(2, dtype=np.uint64))
+    plan = decide([], [known], delete_missing=True)
+    assert len(plan.obsolete) == 2
+    summary = PlanSummary(0, 0, 0, 0, 1, 0, 1, 2, ())
+    assert compare.read_obsolete(ray.put(plan), summary).tolist() == [0, 1]
+    with pytest.raises(ClusterError, match=r"a node went.*run the same command again"):
+        compare.read_obsolete(ray.put(plan), replace(summary, num_obsolete_rows=1))

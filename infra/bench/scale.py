@@ -111,6 +111,8 @@ def commits(run: Watched) -> dict[str, Any]:
         "first_tenth_ms": float(np.median(steady[:tenth]) * 1e3),
         "last_tenth_ms": float(np.median(steady[-tenth:]) * 1e3),
         "slope_ms_per_commit": float(slope * 1e3),
+        "merges": len(run.merges),
+        "longest_merge_ms": max(run.merges, default=0.0) * 1e3,
     }
 
 
@@ -171,7 +173,8 @@ def show(size: dict[str, Any]) -> None:
         )
     click.echo(
         f"  {commit['count']} commits, median {commit['median_ms']:.1f} ms, first tenth "
-        f"{commit['first_tenth_ms']:.1f} ms, last {commit['last_tenth_ms']:.1f} ms"
+        f"{commit['first_tenth_ms']:.1f} ms, last {commit['last_tenth_ms']:.1f} ms; {commit['merges']} merges "
+        f"between them, {commit['longest_merge_ms']:.1f} ms at most"
     )
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Watched:
     Attributes:
         report: The run's own account, as `t1 index` prints it.
         commits: For each commit: the version it made, its seconds, and when it ended (seconds since the start).
+        merges: For each merge of fragments that was committed meanwhile: the driver's seconds.
         wall_s: From starting the process to its end, Ray's start and end included.
         cpu_s: Processor seconds of the driver and all processes below it.
         driver_bytes: For each sample: seconds since the start, and bytes of memory that only the driver has (its
@@ -37,6 +39,7 @@ class Watched:
 
     report: dict[str, Any]
     commits: list[tuple[int, float, float]] = field(default_factory=list)
+    merges: list[float] = field(default_factory=list)
     wall_s: float = 0.0
     cpu_s: float = 0.0
     driver_bytes: list[tuple[float, int]] = field(default_factory=list)
@@ -67,6 +70,7 @@ def watched_run(settings: Path, *, cores: int) -> Watched:
     # both processes read the same monotonic clock
     result.report = found["report"]
     result.commits = [(version, seconds, at - begin) for version, seconds, at in found["commits"]]
+    result.merges = found["merges"]
     return result
 
 
@@ -111,6 +115,22 @@ def _timed_commits() -> list[tuple[int, float, float]]:
     return commits
 
 
+def _timed_merges() -> list[float]:
+    """From now on, every merge that this process commits leaves its time here."""
+    compaction: Any = import_module("pipeline.flows.compaction")
+    merges: list[float] = []
+    commit = compaction.commit_rewrites
+
+    def timed(*arguments: Any, **named: Any) -> Any:
+        begin = time.perf_counter()
+        made = commit(*arguments, **named)
+        merges.append(time.perf_counter() - begin)
+        return made
+
+    compaction.commit_rewrites = timed
+    return merges
+
+
 def _drive(settings_file: str, cores: int) -> None:
     import ray
 
@@ -118,14 +138,14 @@ def _drive(settings_file: str, cores: int) -> None:
     from pipeline.flows.index import index
     from pipeline.settings import load_settings
 
-    commits = _timed_commits()
+    commits, merges = _timed_commits(), _timed_merges()
     ray.init(address="local", num_cpus=cores, include_dashboard=False, logging_level="error", log_to_driver=False)
     try:
         with connected(None):
             report = index(load_settings(settings_file, {}))
     finally:
         ray.shutdown()
-    print(json.dumps({"report": report.as_json(), "commits": commits}))
+    print(json.dumps({"report": report.as_json(), "commits": commits, "merges": merges}))
 
 
 if __name__ == "__main__":

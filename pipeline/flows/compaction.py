@@ -1,11 +1,18 @@
-"""Small fragments of the documents table become few, in tasks of the cluster, before indexes are built over them.
+"""Small fragments of the documents table become few, in tasks of the cluster: while a run adds others, and at its end.
 
-Before, because what is new and without an index is then merged without touching one, each index gets its rows from few
-fragments, and what the gate reads is what readers will. `store.compaction` says when; a kill costs what was rewritten,
-and the same command again begins with what is there. Called by the index flow.
+While it adds, because each commit writes the names of all fragments. At the end, before indexes are built, because what
+is new and without an index is then merged without touching one, each index gets its rows from few fragments, and what
+the gate reads is what readers will. `store.compaction` says when; a kill costs what was rewritten, and the same command
+again begins with what is there. Called by the index flow.
 """
 
 from __future__ import annotations
+
+import logging
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
 
 from pipeline.errors import StorageError
 from pipeline.flows.cluster import call_remotely, start_remotely
@@ -17,8 +24,78 @@ from pipeline.store.database import Database, Table
 from pipeline.store.rewrites import commit_rewrites, measure_fragments, rewrite_run
 from pipeline.store.transactions import Writer
 
+_log = logging.getLogger(__name__)
 # Times that fragments are written anew because a commit could not begin.
 _ATTEMPTS = 3
+
+
+class BackgroundCompaction:
+    """Merges what a run adds while it adds more, so that a commit names few fragments however many there were.
+
+    Only fragments that no index covers: to merge others, an index has to be written anew. What it leaves, or fails to
+    do, is `compact`'s.
+
+    Args:
+        database: Whose documents table it is.
+        settings: As for `compact`.
+        writer: Of the run that holds the lease.
+    """
+
+    def __init__(self, database: Database, settings: CompactionSettings, *, writer: Writer) -> None:
+        self._database = database
+        self._bounds = _bounds(settings)
+        self._writer = writer
+        self._enabled = settings.enabled
+        self._parts: list[Any] = []
+        self._due = 0  # fragments of a table that is worth a look
+
+    def step(self, dataset: Table) -> Table:
+        """Begins a merge where there is one to do, and commits one that is done; waits for none.
+
+        Args:
+            dataset: The latest version.
+
+        Returns:
+            The version that is the latest now.
+
+        Raises:
+            LeaseLost: another run took the table over.
+            StorageError: the store failed for long.
+        """
+        if self._parts:
+            ready, _ = ray.wait(self._parts, num_returns=len(self._parts), timeout=0)
+            return self.finish(dataset) if len(ready) == len(self._parts) else dataset
+        if self._enabled and len(dataset.get_fragments()) >= self._due:
+            self._begin(dataset)
+        return dataset
+
+    def finish(self, dataset: Table) -> Table:
+        """As `step`, but waits for the merge that is under way, and begins no other."""
+        if not self._parts:
+            return dataset
+        parts, self._parts = self._parts, []
+        try:
+            rewrites = [rewrite for part in ray.get(parts) for rewrite in part]
+        except RayError as error:
+            # encoding does not depend on it, and the end of the run tries again
+            why = redact(str(error).strip().rpartition("\n")[2])
+            _log.warning("fragments are not merged while documents are encoded, but afterwards: %s", why)
+            self._enabled = False
+            return dataset
+        uri = self._database.documents_uri
+        if commit_rewrites(uri, rewrites, before=self._writer.confirm) is None:
+            _log.info("merged fragments were lost before %s took them; they are merged again", redact(uri))
+        self._due = 0
+        return self._database.open("documents")
+
+    def _begin(self, dataset: Table) -> None:
+        sizes = measure_fragments(dataset)
+        is_indexed = {size.number: bool(size.segments) for size in sizes}
+        runs = [run for run in choose_runs(sizes, self._bounds) if not is_indexed[run[0]]]
+        # without a CPU of its own, or it would wait until the pool has ended
+        rewrite = ray.remote(num_cpus=0, max_retries=2)(_rewrite)
+        self._parts = [rewrite.remote(self._database, int(dataset.version), run, self._bounds) for run in runs]
+        self._due = len(sizes) + self._bounds.min_fragments
 
 
 def compact(database: Database, dataset: Table, settings: CompactionSettings, *, writer: Writer, say: Say) -> Table:
@@ -33,7 +110,7 @@ def compact(database: Database, dataset: Table, settings: CompactionSettings, *,
     """
     if not settings.enabled:
         return dataset
-    bounds = CompactionBounds(settings.max_fragment_bytes, min_fragments=settings.min_fragments)
+    bounds = _bounds(settings)
     for _ in range(_ATTEMPTS):
         sizes = {size.number: size for size in measure_fragments(dataset)}
         runs = choose_runs(list(sizes.values()), bounds)
@@ -54,6 +131,10 @@ def compact(database: Database, dataset: Table, settings: CompactionSettings, *,
         f"compacted fragments were lost {_ATTEMPTS} times before {redact(database.documents_uri)} took them; "
         "run the same command again later"
     )
+
+
+def _bounds(settings: CompactionSettings) -> CompactionBounds:
+    return CompactionBounds(settings.max_fragment_bytes, min_fragments=settings.min_fragments)
 
 
 def _rewrite(database: Database, version: int, run: tuple[int, ...], bounds: CompactionBounds) -> list[str]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline.flows.allowance import Allowance
 from pipeline.flows.cluster import describe_room
+from pipeline.flows.compaction import BackgroundCompaction
 from pipeline.flows.compare import PlanSummary
 from pipeline.flows.direct import encode_directly, suits_one_task
 from pipeline.flows.guards import check_quarantine
@@ -55,7 +56,7 @@ def encode_selected(run: Run, plan: Any, summary: PlanSummary, committer: Commit
                 report.documents_encoded, num_tokens=report.num_tokens, num_slots=report.num_slots,
                 num_quarantined=report.documents_quarantined,
             )  # fmt: skip
-    committer.flush()
+    commits.finish()
     report.stream_seconds = time.monotonic() - begin
     report.startup_seconds = max(0.0, ready_at - begin_at) if math.isfinite(ready_at) else 0.0
     check_quarantine(run.report, allowed=run.settings.corpus.max_quarantine, db=run.database.uri)
@@ -66,7 +67,7 @@ _WORTH_SAYING = 1.25
 
 
 class _Commits:
-    """Commits what arrives, and says so to whom the encoders ask.
+    """Commits what arrives, says so to whom the encoders ask, and has small fragments merged.
 
     The committer's bound is half of `max_rows`, the account's all of it: so while encoders wait, enough is on its way
     for the next commit, and all that a kill can cost is `max_rows`.
@@ -74,6 +75,7 @@ class _Commits:
 
     def __init__(self, run: Run, committer: Committer, allowance: Allowance | None) -> None:
         self._run, self._committer, self._allowance = run, committer, allowance
+        self._compaction = BackgroundCompaction(run.database, run.settings.compaction, writer=run.writer)
         self._windows: list[bytes] = []
         self._num_chunks = 0
         self._limit = run.settings.commit.max_rows
@@ -88,6 +90,12 @@ class _Commits:
         if done or self._num_chunks >= committer.bounds.max_rows:
             committer.flush()
             self._settle()
+            committer.go_on_from(self._compaction.step(committer.dataset))
+
+    def finish(self) -> None:
+        """Commits the rest."""
+        self._committer.flush()
+        self._committer.go_on_from(self._compaction.finish(self._committer.dataset))
 
     def _settle(self) -> None:
         limit = self._allowance.settle(self._windows) if self._allowance is not None else 0

@@ -83,6 +83,10 @@ class Committer:
             return found
         return self.writer.commit(lance.LanceOperation.Restore(found.version), read_version=latest)
 
+    def go_on_from(self, dataset: lance.LanceDataset) -> None:
+        """Takes a version that this run made otherwise, by a compaction, as the latest."""
+        self._dataset = dataset
+
     def add(self, written: WrittenFragments) -> bool:
         """Takes fragments; commits when a bound is reached and says whether it did."""
         if written.num_rows:

@@ -67,6 +67,7 @@ STEPS: dict[str, tuple[Any, str, Meant]] = {
     "append": (lance.LanceDataset, "commit", _commits("Append")),
     "deletion-file": (lance.LanceFragment, "delete", _any),
     "delete": (lance.LanceDataset, "commit", _commits("Delete")),
+    "merge": (compaction, "commit_rewrites", _any),
     "compact": (compaction, "call_remotely", _calls(compaction._commit)),
     "indexes": (flow, "call_remotely", _calls(finish._refresh)),
     "gate": (flow, "call_remotely", _calls(gate.check)),

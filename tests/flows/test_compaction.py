@@ -10,14 +10,16 @@ import pytest
 
 from pipeline.errors import LeaseLost, StorageError
 from pipeline.flows import compaction
-from pipeline.flows.compaction import compact
+from pipeline.flows.compaction import BackgroundCompaction, compact
 from pipeline.flows.index import index
 from pipeline.flows.report import RunReport
 from pipeline.flows.search import Searcher
 from pipeline.flows.writing import new_run_id, writing
 from pipeline.settings import CompactionSettings
+from pipeline.store.commit import Committer
 from pipeline.store.database import LIVE, Database
 from pipeline.store.fragments import write_rows
+from pipeline.store.transactions import fence
 from tests.flows.corpora import document, settings_for, table_rows, write_jsonl
 from tests.store.sample import Row, as_table, committer, schema
 
@@ -122,3 +124,115 @@ def test_what_was_written_and_is_gone_is_written_again(
         with pytest.raises(StorageError, match="lost 3 times"):
             _compact(database)
     assert database.open("documents").count_rows() == 40
+
+
+def _add(committer: Committer, compaction: BackgroundCompaction, name: str, *, waits: bool) -> int:
+    """Commits one row; how many fragments the latest version has then."""
+    committer.add(write_rows(as_table([Row(name)]), committer.writer.uri, schema=schema()))
+    committer.flush()
+    committer.go_on_from(compaction.step(committer.dataset))
+    if waits:
+        committer.go_on_from(compaction.finish(committer.dataset))
+    return len(committer.dataset.get_fragments())
+
+
+def _background(database: Database, made: Committer, **settings: Any) -> BackgroundCompaction:
+    return BackgroundCompaction(database, CompactionSettings(**{"min_fragments": 4} | settings), writer=made.writer)
+
+
+def test_a_commit_names_few_fragments_however_many_there_were(tmp_path: Path) -> None:
+    database = Database.at(str(tmp_path / "db"))
+    made = committer(database)
+    compaction = _background(database, made)
+    most = max(_add(made, compaction, f"{name}", waits=True) for name in range(60))
+    assert most < 16, most  # of each of the sizes 1, 4 and 16 about four
+    assert sorted(made.dataset.to_table(columns=["id"]).column("id").to_pylist()) == sorted(map(str, range(60)))
+
+
+def test_others_are_added_while_fragments_are_merged(tmp_path: Path) -> None:
+    database = Database.at(str(tmp_path / "db"))
+    made = committer(database)
+    compaction = _background(database, made)
+    for name in range(9):
+        before = _add(made, compaction, f"{name}", waits=False)
+    assert before == 9  # it was begun, and nobody waited
+    held = made.dataset
+    made.add(write_rows(as_table([Row("late")]), database.documents_uri, schema=schema()))
+    made.flush()
+    made.go_on_from(compaction.finish(made.dataset))
+    assert len(made.dataset.get_fragments()) == 2
+    assert set(made.dataset.to_table(columns=["id"]).column("id").to_pylist()) == {*map(str, range(9)), "late"}
+    assert held.to_table().num_rows == 9
+
+
+def test_what_an_index_covers_is_left_to_the_end_of_the_run(database: Database) -> None:
+    database.open("documents").create_scalar_index("id", "BTREE")
+    made = committer(database)
+    covered = {fragment.fragment_id for fragment in made.dataset.get_fragments()}
+    (index,) = made.dataset.describe_indices()
+    compaction = _background(database, made)
+    for name in range(9):
+        _add(made, compaction, f"new {name}", waits=True)
+    assert covered <= {fragment.fragment_id for fragment in made.dataset.get_fragments()}
+    assert len(made.dataset.get_fragments()) - len(covered) == 1
+    (after,) = made.dataset.describe_indices()
+    assert [segment.uuid for segment in after.segments] == [segment.uuid for segment in index.segments]
+
+
+def test_a_merge_that_fails_does_not_end_the_run(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: Any) -> list[str]:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(compaction, "_rewrite", failing)
+    made = committer(database)
+    background = _background(database, made)
+    assert _add(made, background, "new", waits=True) == 41
+    assert "No space left on device" in caplog.text
+    assert _add(made, background, "another", waits=True) == 42  # and it is not tried again
+    monkeypatch.undo()
+    assert _compact(database) == 1
+
+
+def test_a_run_that_lost_its_lease_merges_nothing(database: Database) -> None:
+    made = committer(database)
+    background = _background(database, made)
+    background.step(made.dataset)
+
+    def lost() -> None:
+        raise LeaseLost("another run has it")
+
+    made.writer.confirm = lost
+    with pytest.raises(LeaseLost, match="another run has it"):
+        background.finish(made.dataset)
+    assert database.open("documents").version == made.version
+
+
+def test_a_merge_that_a_fence_came_before_is_refused(database: Database) -> None:
+    made = committer(database)
+    background = _background(database, made)
+    background.step(made.dataset)
+    fence(made.writer, database.open("documents"))
+    version = database.open("documents").version
+    with pytest.raises(LeaseLost, match="another run has taken"):
+        background.finish(made.dataset)
+    assert len(database.open("documents", version=version).get_fragments()) == 40
+
+
+def test_a_run_merges_while_it_encodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, sizes = compaction.commit_rewrites, []
+
+    def counting(uri: str, rewrites: list[str], *, before: Any) -> Any:
+        made = commit(uri, rewrites, before=before)
+        sizes.append((made.count_rows(), len(made.get_fragments())))
+        return made
+
+    # in this process: what is merged at the end of a run is committed by a task
+    monkeypatch.setattr(compaction, "commit_rewrites", counting)
+    write_jsonl(tmp_path / "corpus.jsonl", [document(name) for name in NAMES])
+    _run(tmp_path, commit__max_rows=8)
+    assert sizes
+    num_rows, num_fragments = sizes[0]
+    assert num_fragments < num_rows / 2
+    assert len(table_rows(tmp_path / "db")) == len(NAMES)

@@ -27,6 +27,8 @@ from pipeline.store.transactions import Writer
 _log = logging.getLogger(__name__)
 # Times that fragments are written anew because a commit could not begin.
 _ATTEMPTS = 3
+# While a run encodes; beyond that they wait for each other, and what grows meanwhile is merged the next time.
+_MERGES_AT_ONCE = 4
 
 
 class BackgroundCompaction:
@@ -46,6 +48,7 @@ class BackgroundCompaction:
         self._bounds = _bounds(settings)
         self._writer = writer
         self._enabled = settings.enabled
+        self._rewriter: Any = None
         self._parts: list[Any] = []
         self._due = 0  # fragments of a table that is worth a look
 
@@ -92,9 +95,14 @@ class BackgroundCompaction:
         sizes = measure_fragments(dataset)
         is_indexed = {size.number: bool(size.segments) for size in sizes}
         runs = [run for run in choose_runs(sizes, self._bounds) if not is_indexed[run[0]]]
-        # without a CPU of its own, or it would wait until the pool has ended
-        rewrite = ray.remote(num_cpus=0, max_retries=2)(_rewrite)
-        self._parts = [rewrite.remote(self._database, int(dataset.version), run, self._bounds) for run in runs]
+        if runs and self._rewriter is None:
+            # without a CPU of its own, or it would wait until the pool has ended; and one, as to start it takes seconds
+            self._rewriter = ray.remote(
+                num_cpus=0, max_restarts=-1, max_task_retries=2, max_concurrency=_MERGES_AT_ONCE
+            )(_Rewriter).remote()
+        self._parts = [
+            self._rewriter.rewrite.remote(self._database, int(dataset.version), run, self._bounds) for run in runs
+        ]
         self._due = len(sizes) + self._bounds.min_fragments
 
 
@@ -139,6 +147,11 @@ def _bounds(settings: CompactionSettings) -> CompactionBounds:
 
 def _rewrite(database: Database, version: int, run: tuple[int, ...], bounds: CompactionBounds) -> list[str]:
     return rewrite_run(database.open("documents", version=version), run, bounds=bounds)
+
+
+class _Rewriter:
+    def rewrite(self, database: Database, version: int, run: tuple[int, ...], bounds: CompactionBounds) -> list[str]:
+        return _rewrite(database, version, run, bounds)
 
 
 def _commit(database: Database, token: int, *parts: list[str]) -> int | None:

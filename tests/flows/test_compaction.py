@@ -182,10 +182,11 @@ def test_what_an_index_covers_is_left_to_the_end_of_the_run(database: Database) 
 def test_a_merge_that_fails_does_not_end_the_run(
     database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def failing(*_: Any) -> list[str]:
-        raise OSError("No space left on device")
+    class Failing:
+        def rewrite(self, *_: Any) -> list[str]:
+            raise OSError("No space left on device")
 
-    monkeypatch.setattr(compaction, "_rewrite", failing)
+    monkeypatch.setattr(compaction, "_Rewriter", Failing)
     made = committer(database)
     background = _background(database, made)
     assert _add(made, background, "new", waits=True) == 41

@@ -54,8 +54,15 @@ class ReasonSettings(Section):
     num_samples: int = Field(1, ge=1, le=64, description="Trajectories a query; their vectors are averaged.")
     max_query_tokens: int = Field(1_024, ge=16, description="A longer query is cut before the model reads it.")
     sampling: SamplingSettings = SamplingSettings()
-    batch_queries: int = Field(32, ge=1, description="Trajectories that one reasoner writes at a time.")
+    batch_queries: int | None = Field(
+        None, ge=1, description="Trajectories that one reasoner writes at a time: 32 on CPU and 256 on CUDA when unset."
+    )
     pool: PoolSettings = Field(PoolSettings(), description="As for encoders, sized apart from them.")
+
+    def batch_on(self, device: str) -> int:
+        """Trajectories that one reasoner on that device writes at a time."""
+        # on CUDA a step of few costs what one of many does: a kernel's start
+        return self.batch_queries or (256 if device == "cuda" else 32)
 
     @model_validator(mode="after")
     def _samples_differ(self) -> ReasonSettings:

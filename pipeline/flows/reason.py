@@ -109,7 +109,7 @@ def _generate(
         )
         reporter.start(len(missing), "trajectories")
         configure_data(_BLOCK_BYTES)
-        batch = settings.reason.batch_queries
+        batch = settings.reason.batch_on(device)
         strategy = ray.data.ActorPoolStrategy(
             min_size=pool.min_size, max_size=pool.max_size, max_tasks_in_flight_per_actor=2 * _BATCHES_IN_FLIGHT,
             max_concurrent_calls_per_actor=_BATCHES_IN_FLIGHT,

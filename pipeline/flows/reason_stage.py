@@ -33,7 +33,7 @@ class ReasonStage:
     ) -> None:
         self._cache = TrajectoryCache(Database.at(db))
         self._bundle: ReasonerBundle = open_reasoner(reason, encoder, device=device)
-        self._batch = reason.batch_queries
+        self._batch = reason.batch_on(device)
         self._wanted: list[Wanted] = ray.get(refs["wanted"])
         self._bare: list[tuple[str, Query, str]] = ray.get(refs["bare"])
         self._thinker: Thinker | None = None

@@ -238,12 +238,13 @@ def _configure(model: Any, bundle: ReasonerBundle, device: str) -> ContinuousBat
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     page_bytes = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize * _PAGE_TOKENS
     longest = len(bundle.prompt_ids(Query("", "a"))) + settings.max_query_tokens + settings.sampling.max_tokens
-    wanted = settings.batch_queries * (-(-longest // _PAGE_TOKENS) + 1)
+    batch = settings.batch_on(device)
+    wanted = batch * (-(-longest // _PAGE_TOKENS) + 1)
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
     blocks = max(1, min(wanted, int(free * _MEMORY_SHARE[device]) // page_bytes))
     return ContinuousBatchingConfig(
         page_size=_PAGE_TOKENS, num_blocks=blocks,
-        max_batch_tokens=max(_BATCH_TOKENS[device], settings.batch_queries),
-        max_requests_per_batch=settings.batch_queries, max_blocks_per_request=0, safety_margin=0.0,
+        max_batch_tokens=max(_BATCH_TOKENS[device], batch),
+        max_requests_per_batch=batch, max_blocks_per_request=0, safety_margin=0.0,
         allow_block_sharing=True, use_async_batching=False, use_cuda_graph=False, auto_switch_to_flash=False,
     )  # fmt: skip

@@ -1,13 +1,14 @@
 """Which token comes next: a processor of logits for continuous batching that treats each request by its settings.
 
-Continuous batching takes the likeliest token of what this returns. A request that samples gets Gumbel noise, which
-makes its likeliest token a draw from its distribution; the noise follows from the request's seed and the number of
-tokens that it has written, so neighbours in the batch cannot change a draw. A request that has written a stop text gets
-a token that ends it. Knows nothing of queues or models; `continuous` hands it to the manager.
+Continuous batching takes the likeliest token of what this returns. For a request that samples, that is the token drawn
+from its distribution by a number which follows from the request's seed and the tokens it has written, so neighbours in
+the batch cannot change a draw. A request that has written a stop text gets a token that ends it. Knows nothing of
+queues or models; `continuous` hands it to the manager.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,8 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from pipeline.query_settings import SamplingSettings
 
 _NEVER = float("-inf")
-_STEPS_OF_A_SEED = 1 << 20  # more than any request writes, so that two seeds share no noise
+_DRAW_BYTES = 6  # of a draw's digest: few enough that the number in the middle of the last interval is less than 1
+_NUMBERS_AT_ONCE = 1 << 23  # of rows that are drawn together; as float64, 64 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +76,20 @@ class DrawProcessor(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
         """[requests, vocabulary] float32 to the same, whose row-wise maximum is the token to take."""
         scores[:, self._banned] = _NEVER
-        for row, (draw, written, stopped) in zip(scores, self._step, strict=False):
+        ended, drawn = [], []
+        for row, (draw, _, stopped) in enumerate(self._step[: len(scores)]):
             if stopped:
-                row.fill_(_NEVER)
-                row[self._end] = 0.0
+                ended.append(row)
             elif draw.sampling.temperature > 0:
-                row.copy_(_noisy(row, draw, written))
+                drawn.append(row)
+        if ended:
+            _take(scores, ended, torch.full((len(ended),), self._end, device=scores.device))
+        at_once = max(1, _NUMBERS_AT_ONCE // scores.shape[1])
+        for low in range(0, len(drawn), at_once):
+            rows = drawn[low : low + at_once]
+            samplings = [self._step[row][0].sampling for row in rows]
+            numbers = [uniform(self._step[row][0].seed, self._step[row][1]) for row in rows]
+            _take(scores, rows, draw_tokens(scores[rows], samplings, numbers))
         return scores
 
 
@@ -88,16 +98,49 @@ def find_stop(text: str, stop: Sequence[str]) -> int:
     return min((at for at in map(text.find, stop) if at >= 0), default=-1)
 
 
-def _noisy(row: Tensor, draw: Draw, written: int) -> Tensor:
-    sampling = draw.sampling
-    row = row / sampling.temperature
-    if 0 < sampling.top_k < row.numel():
-        row = row.masked_fill(row < row.topk(sampling.top_k).values[-1], _NEVER)
-    if sampling.top_p < 1.0:
-        ordered, order = row.softmax(0).sort(descending=True)
+def uniform(seed: int, written: int) -> float:
+    """The number between 0 and 1, neither of them, by which a request of that seed draws its next token."""
+    digest = hashlib.blake2b(f"{seed}:{written}".encode(), digest_size=_DRAW_BYTES).digest()
+    return (int.from_bytes(digest) + 0.5) / (1 << 8 * _DRAW_BYTES)
+
+
+def draw_tokens(logits: Tensor, samplings: Sequence[SamplingSettings], numbers: Sequence[float]) -> Tensor:
+    """A token for each row: the first up to which the row's probabilities add up to more than its number.
+
+    All rows at once, since a step has as many as there are requests, and a vocabulary has a hundred thousand tokens.
+
+    Args:
+        logits: [rows, vocabulary] float32, -inf where a token may not come.
+        samplings: Of each row, with a temperature above 0.
+        numbers: From `uniform`, one a row.
+
+    Returns:
+        [rows] int64.
+    """
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=logits.device).unsqueeze(1)
+
+    scaled = logits / column([sampling.temperature for sampling in samplings]).to(logits.dtype)
+    vocabulary = logits.shape[1]
+    limits = [min(sampling.top_k or vocabulary, vocabulary) for sampling in samplings]
+    if (narrow := max((k for k in limits if k < vocabulary), default=0)) > 0:
+        best = scaled.topk(narrow).values
+        places = torch.tensor([[min(k, narrow) - 1] for k in limits], device=logits.device)
+        is_limited = torch.tensor([[k < vocabulary] for k in limits], device=logits.device)
+        scaled = scaled.masked_fill(is_limited & (scaled < best.gather(1, places)), _NEVER)
+    nuclear = [row for row, sampling in enumerate(samplings) if sampling.top_p < 1.0]
+    if nuclear:
+        ordered, order = scaled[nuclear].softmax(1).sort(1, descending=True)
         # a token stays while those before it have not yet reached top_p; the first always does
-        row[order[ordered.cumsum(0) - ordered >= sampling.top_p]] = _NEVER
-    generator = torch.Generator().manual_seed((draw.seed * _STEPS_OF_A_SEED + written) % 2**63)
-    uniform = torch.rand(row.numel(), generator=generator, dtype=torch.float64)
-    noise = -torch.log(-torch.log(uniform.clamp_min(1e-300)))
-    return row + noise.to(row)
+        is_over = ordered.cumsum(1) - ordered >= column([samplings[row].top_p for row in nuclear])
+        scaled[nuclear] = scaled[nuclear].masked_fill(is_over.gather(1, order.argsort(1)), _NEVER)
+    reached = scaled.softmax(1, dtype=torch.float64).cumsum(1)
+    return torch.searchsorted(reached, column(numbers) * reached[:, -1:], right=True).squeeze(1)
+
+
+def _take(scores: Tensor, rows: Sequence[int], tokens: Tensor) -> None:
+    """Leaves one token to each of those rows."""
+    index = torch.tensor(rows, device=scores.device)
+    scores[index] = _NEVER
+    scores[index, tokens] = 0.0

@@ -91,8 +91,8 @@ def _attend_in_turn(
 
 
 def takes_varlen(query: Tensor, key: Tensor) -> bool:
-    """Whether one call may take all requests: on CUDA, where it gives what they give in turn."""
-    if query.device.type != "cuda":
+    """Whether one call may take all requests: on CUDA, in 16 bits, where it gives what they give in turn."""
+    if query.device.type != "cuda" or query.dtype is torch.float32:
         return False
     return _varlen_is_right(query.device, query.dtype, (query.shape[1], key.shape[1], query.shape[3]))
 

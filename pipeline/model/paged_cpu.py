@@ -156,7 +156,7 @@ def attend_one(query: Tensor, key: Tensor, value: Tensor, *, scale: float | None
     tokens, length = query.shape[2], key.shape[2]
     if tokens == 1:
         grouped = query.view(1, key.shape[1], -1, query.shape[3])
-        return scaled_dot_product_attention(grouped, key, value, scale=scale).view_as(query)
+        return scaled_dot_product_attention(grouped, key, value, scale=scale).reshape(query.shape)
     mask = None
     if tokens != length:
         mask = query.new_ones(tokens, length, dtype=torch.bool).tril(length - tokens)

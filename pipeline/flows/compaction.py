@@ -27,6 +27,8 @@ from pipeline.store.transactions import Writer
 _log = logging.getLogger(__name__)
 # Times that fragments are written anew because a commit could not begin.
 _ATTEMPTS = 3
+# How long the end of a run waits for a merge; a process that hangs must not keep what is encoded from being published.
+_MERGE_SECONDS = 600.0
 # While a run encodes; beyond that they wait for each other, and what grows meanwhile is merged the next time.
 _MERGES_AT_ONCE = 4
 
@@ -78,21 +80,28 @@ class BackgroundCompaction:
             return dataset
         parts, self._parts = self._parts, []
         try:
-            rewrites = [rewrite for part in ray.get(parts) for rewrite in part]
+            rewrites = [rewrite for part in ray.get(parts, timeout=_MERGE_SECONDS) for rewrite in part]
         except RayError as error:
-            # encoding does not depend on it, and the end of the run tries again
-            why = redact(str(error).strip().rpartition("\n")[2])
-            _log.warning("fragments are not merged while documents are encoded, but afterwards: %s", why)
-            self._enabled = False
+            self._give_up(error)
             return dataset
-        uri = self._database.documents_uri
-        if commit_rewrites(uri, rewrites, before=self._writer.confirm) is None:
-            _log.info("merged fragments were lost before %s took them; they are merged again", redact(uri))
+        uri, writer = self._database.documents_uri, self._writer
+        if commit_rewrites(uri, rewrites, before=writer.confirm, patience=writer.patience) is None:
+            _log.info("%s did not take merged fragments; they are merged again", redact(uri))
         self._due = 0
         return self._database.open("documents")
 
+    def _give_up(self, error: Exception) -> None:
+        """Encoding does not depend on it, and the end of the run tries again."""
+        why = redact(str(error).strip().rpartition("\n")[2])
+        _log.warning("fragments are not merged while documents are encoded, but afterwards: %s", why)
+        self._enabled = False
+
     def _begin(self, dataset: Table) -> None:
-        sizes = measure_fragments(dataset)
+        try:
+            sizes = measure_fragments(dataset)
+        except StorageError as error:
+            self._give_up(error)
+            return
         is_indexed = {size.number: bool(size.segments) for size in sizes}
         runs = [run for run in choose_runs(sizes, self._bounds) if not is_indexed[run[0]]]
         if runs and self._rewriter is None:
@@ -136,7 +145,7 @@ def compact(database: Database, dataset: Table, settings: CompactionSettings, *,
             return database.open("documents", version=version)
         dataset = database.open("documents")
     raise StorageError(
-        f"compacted fragments were lost {_ATTEMPTS} times before {redact(database.documents_uri)} took them; "
+        f"compacted fragments were lost or refused {_ATTEMPTS} times by {redact(database.documents_uri)}; "
         "run the same command again later"
     )
 

@@ -87,6 +87,12 @@ def reason(settings: QuerySettings, queries: Sequence[Query], *, quiet: bool = F
     return report
 
 
+def cut(num: int, batch: int, *, most: int) -> list[dict[str, int]]:
+    """Parts of a whole as what the stage takes, {"begin", "end"}: batches, or smaller so that `most` have one each."""
+    size = max(1, min(batch, -(-num // most)))
+    return [{"begin": low, "end": min(low + size, num)} for low in range(0, num, size)]
+
+
 def _count(report: ReasonReport, notes: Notes, num_queries: int, *, encoder: str) -> None:
     report.finish_reasons = dict(Counter(str(row.trajectory.finish_reason) for row in notes.found.values()))
     searchable = (notes.is_searchable(position, encoder=encoder) for position in range(num_queries))
@@ -118,8 +124,9 @@ def _generate(
             "db": settings.db, "reason": settings.reason, "encoder": encoder, "device": device, "threads": pool.threads,
             "wanted": ray.put(missing), "bare": ray.put(bare),
         }  # fmt: skip
-        work = [{"kind": "generate", "begin": i} for i in range(0, len(missing), batch)]
-        work += [{"kind": "encode", "begin": i} for i in range(0, len(bare), batch)]
+        most = pool.max_size * _BATCHES_IN_FLIGHT
+        work = [{"kind": "generate"} | part for part in cut(len(missing), batch, most=most)]
+        work += [{"kind": "encode"} | part for part in cut(len(bare), batch, most=most)]
         done = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
             ReasonStage, fn_constructor_kwargs=stage, batch_size=1, compute=strategy, num_cpus=pool.cpus,
             num_gpus=pool.gpus or None,

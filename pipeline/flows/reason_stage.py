@@ -33,7 +33,6 @@ class ReasonStage:
     ) -> None:
         self._cache = TrajectoryCache(Database.at(db))
         self._bundle: ReasonerBundle = open_reasoner(reason, encoder, device=device)
-        self._batch = reason.batch_on(device)
         self._wanted: list[Wanted] = ray.get(refs["wanted"])
         self._bare: list[tuple[str, Query, str]] = ray.get(refs["bare"])
         self._thinker: Thinker | None = None
@@ -55,11 +54,11 @@ class ReasonStage:
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
         """One batch of trajectories, generated or encoded; what went wrong is part of the account."""
         rows = []
-        for kind, begin in zip(batch["kind"].tolist(), batch["begin"].tolist(), strict=True):
-            failure = self._failure
+        for kind, *bounds in zip(*(batch[name].tolist() for name in ("kind", "begin", "end")), strict=True):
+            failure, own = self._failure, slice(*bounds)
             try:
                 if failure is None:
-                    rows.append(self._generate(begin) if kind == "generate" else self._encode(begin))
+                    rows.append(self._generate(own) if kind == "generate" else self._encode(own))
             except T1Error as error:
                 failure = error
             if failure is not None:
@@ -67,16 +66,16 @@ class ReasonStage:
                 rows.append(_account([]) | {"failure": type(failure).__name__, "detail": str(failure)})
         return pa.Table.from_pylist([row | {"ready_at": self._ready_at} for row in rows])
 
-    def _generate(self, begin: int) -> dict[str, Any]:
+    def _generate(self, own: slice) -> dict[str, Any]:
         assert self._thinker is not None
-        wanted = self._wanted[begin : begin + self._batch]
+        wanted = self._wanted[own]
         # a batch that comes again, as its actor died, has been written in part; so has what another run works on
         known = self._cache.find([one.key for one in wanted])
         made = list(self._thinker.think([one for one in wanted if one.key not in known]))
         return _account(made) | {"num_found": len(known)}
 
-    def _encode(self, begin: int) -> dict[str, Any]:
-        part = self._bare[begin : begin + self._batch]
+    def _encode(self, own: slice) -> dict[str, Any]:
+        part = self._bare[own]
         encoder, model = self._encoder
         vectors = encode_reasoned(encoder, model, self._bundle, [(query, text) for _, query, text in part])
         kept = vectors_to_keep([key for key, *_ in part], vectors)

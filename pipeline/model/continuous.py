@@ -241,7 +241,9 @@ def _configure(model: Any, bundle: ReasonerBundle, device: str) -> ContinuousBat
     batch = settings.batch_on(device)
     wanted = batch * (-(-longest // _PAGE_TOKENS) + 1)
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
-    blocks = max(1, min(wanted, int(free * _MEMORY_SHARE[device]) // page_bytes))
+    # reasoners that share a device see the same memory free
+    share = _MEMORY_SHARE[device] * (min(1.0, settings.pool.gpus_per_encoder or 1.0) if device == "cuda" else 1.0)
+    blocks = max(1, min(wanted, int(free * share) // page_bytes))
     return ContinuousBatchingConfig(
         page_size=_PAGE_TOKENS, num_blocks=blocks,
         max_batch_tokens=max(_BATCH_TOKENS[device], batch),

@@ -25,6 +25,7 @@ from pipeline.query_settings import SamplingSettings
 
 _NEVER = float("-inf")
 _DRAW_BYTES = 6  # of a draw's digest: few enough that the number in the middle of the last interval is less than 1
+_COLDEST = 1e-6  # a temperature below it takes the likeliest token as this one does, and float32 has no number for it
 _NUMBERS_AT_ONCE = 1 << 23  # of rows that are drawn together; as float64, 64 MiB
 
 
@@ -121,7 +122,8 @@ def draw_tokens(logits: Tensor, samplings: Sequence[SamplingSettings], numbers: 
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=logits.device).unsqueeze(1)
 
-    scaled = logits / column([sampling.temperature for sampling in samplings]).to(logits.dtype)
+    temperatures = column([max(sampling.temperature, _COLDEST) for sampling in samplings]).to(logits.dtype)
+    scaled = (logits - logits.amax(1, keepdim=True)) / temperatures
     vocabulary = logits.shape[1]
     limits = [min(sampling.top_k or vocabulary, vocabulary) for sampling in samplings]
     if (narrow := max((k for k in limits if k < vocabulary), default=0)) > 0:
@@ -136,7 +138,10 @@ def draw_tokens(logits: Tensor, samplings: Sequence[SamplingSettings], numbers: 
         is_over = ordered.cumsum(1) - ordered >= column([samplings[row].top_p for row in nuclear])
         scaled[nuclear] = scaled[nuclear].masked_fill(is_over.gather(1, order.argsort(1)), _NEVER)
     reached = scaled.softmax(1, dtype=torch.float64).cumsum(1)
-    return torch.searchsorted(reached, column(numbers) * reached[:, -1:], right=True).squeeze(1)
+    whole = reached[:, -1:]
+    drawn = torch.searchsorted(reached, column(numbers) * whole, right=True).squeeze(1)
+    # a model that broke down on one request must not take the engine, and all others, with it
+    return torch.where(whole.squeeze(1).isfinite(), drawn, logits.argmax(1))
 
 
 def _take(scores: Tensor, rows: Sequence[int], tokens: Tensor) -> None:

@@ -6,7 +6,8 @@ indexes stay as they are; BTREE holds addresses, and the commit writes it anew, 
 through `transactions.Writer` will not do. The commit is of the version that was planned, whatever handle it is given:
 Lance refuses it once a `Restore` (the fence) is in the history, or a deletion in the same fragments; and a second time,
 as the fragments are gone. Where it cannot even reserve numbers it deletes what was written, and would commit it all the
-same when asked again; where the outcome is unknown it deletes nothing.
+same when asked again; where the outcome is unknown it deletes nothing. So it is asked once: were it asked again, and
+deleted the files, what the first request wrote could still become a version, one without files.
 
 `compaction` says what to rewrite; called by the flow of that name.
 """
@@ -22,8 +23,8 @@ import lance
 from lance.file import LanceFileReader
 from lance.optimize import Compaction, CompactionOptions, RewriteResult
 
-from pipeline.errors import LeaseLost, TableError
-from pipeline.retry import retrying
+from pipeline.errors import TableError
+from pipeline.retry import Patience, retrying
 from pipeline.storage import lance_options, redact
 from pipeline.store.compaction import CompactionBounds, FragmentSize
 
@@ -37,9 +38,13 @@ _REFUSED = ("Incompatible transaction", "preempted by concurrent transaction", "
 
 
 def measure_fragments(dataset: lance.LanceDataset) -> list[FragmentSize]:
-    """The sizes of a version's fragments, in its order; reads the manifest."""
+    """The sizes of a version's fragments, in its order; reads the manifest.
+
+    Raises:
+        StorageError: the store failed for long.
+    """
     segments: dict[int, set[str]] = defaultdict(set)
-    for index in dataset.describe_indices():
+    for index in retrying(dataset.describe_indices, what=f"reading the indexes of {redact(dataset.uri)}"):
         for segment in index.segments:
             for number in segment.fragment_ids:
                 segments[number].add(str(segment.uuid))
@@ -103,44 +108,46 @@ def _check_whole(rewrite: Any, wanted: frozenset[int]) -> None:
         )
 
 
-def commit_rewrites(uri: str, rewrites: Sequence[str], *, before: Callable[[], None]) -> lance.LanceDataset | None:
+def commit_rewrites(
+    uri: str, rewrites: Sequence[str], *, before: Callable[[], None], patience: Patience | None = None
+) -> lance.LanceDataset | None:
     """Makes the version that has rewritten fragments in the place of those that were read, and returns it.
 
-    None where what was written is gone, which is how Lance ends a commit that it could not begin: to be planned anew.
-    Safe to do twice: what has landed is seen by its files.
+    None where that cannot be, and is to be planned anew: what was written is gone, the store failed and the version is
+    not there, or the table has changed in a way that Lance will not have. Safe to do twice: what has landed is seen by
+    its files.
 
     Args:
         uri: Of the table.
         rewrites: From `rewrite_run`, of one version.
-        before: Called right before each attempt; what it raises stops here.
-
-    Raises:
-        LeaseLost: another run has changed the table.
+        before: Called right before each attempt, and when the table was changed; what it raises, such as `LeaseLost`
+            where another run did that, stops here.
+        patience: How long the store may fail.
     """
     files = _written(rewrites)
+    is_asked = False
 
     def attempt() -> lance.LanceDataset | None:
+        nonlocal is_asked
         before()
         current = lance.dataset(uri, storage_options=lance_options(uri))
         if files <= _held(current):
-            return current
-        if not all(_is_there(uri, file) for file in files):
+            return current  # by an attempt whose answer was lost
+        if is_asked or not all(_is_there(uri, file) for file in files):
             return None
+        is_asked = True
         try:
             Compaction.commit(current, [RewriteResult.from_json(text) for text in rewrites])
         except OSError as error:
             if not any(clause in str(error) for clause in _REFUSED):
                 raise
+            before()
             current.checkout_latest()
-            if files <= _held(current):
-                return current  # by an attempt whose answer was lost
-            raise LeaseLost(
-                f"another run has taken {redact(uri)} over while fragments were compacted; nothing of that was "
-                "committed; `t1 status` says who holds it"
-            ) from error
+            # by an earlier call of this, or not at all
+            return current if files <= _held(current) else None
         return lance.dataset(uri, storage_options=lance_options(uri))
 
-    return retrying(attempt, what=f"committing compacted fragments to {redact(uri)}")
+    return retrying(attempt, what=f"committing compacted fragments to {redact(uri)}", patience=patience)
 
 
 def _written(rewrites: Sequence[str]) -> frozenset[str]:

@@ -19,7 +19,7 @@ from pipeline.settings import CompactionSettings
 from pipeline.store.commit import Committer
 from pipeline.store.database import LIVE, Database
 from pipeline.store.fragments import write_rows
-from pipeline.store.transactions import fence
+from pipeline.store.transactions import Writer, fence
 from tests.flows.corpora import document, settings_for, table_rows, write_jsonl
 from tests.store.sample import Row, as_table, committer, schema
 
@@ -121,7 +121,7 @@ def test_what_was_written_and_is_gone_is_written_again(
     if num_lost < 3:
         assert _compact(database) == 1
     else:
-        with pytest.raises(StorageError, match="lost 3 times"):
+        with pytest.raises(StorageError, match="lost or refused 3 times"):
             _compact(database)
     assert database.open("documents").count_rows() == 40
 
@@ -211,21 +211,51 @@ def test_a_run_that_lost_its_lease_merges_nothing(database: Database) -> None:
 
 
 def test_a_merge_that_a_fence_came_before_is_refused(database: Database) -> None:
+    """The run's own fence, after a commit that landed twice: the run goes on, and merges what is there now."""
     made = committer(database)
     background = _background(database, made)
     background.step(made.dataset)
     fence(made.writer, database.open("documents"))
-    version = database.open("documents").version
-    with pytest.raises(LeaseLost, match="another run has taken"):
+    made.go_on_from(background.finish(made.dataset))
+    assert len(made.dataset.get_fragments()) == 40
+    assert _add(made, background, "new", waits=True) < 10
+
+
+def test_a_merge_that_another_run_fenced_off_ends_this_one(database: Database) -> None:
+    made = committer(database)
+    background = _background(database, made)
+    background.step(made.dataset)
+    fence(Writer(database.documents_uri, run_id="taker"), database.open("documents"))
+    answers = iter([False, True])
+
+    def lost_since() -> None:
+        if next(answers):
+            raise LeaseLost("another run has it")
+
+    made.writer.confirm = lost_since
+    with pytest.raises(LeaseLost, match="another run has it"):
         background.finish(made.dataset)
-    assert len(database.open("documents", version=version).get_fragments()) == 40
+    assert len(database.open("documents").get_fragments()) == 40
+
+
+def test_a_store_that_cannot_say_what_to_merge_does_not_end_the_run(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(_: Any) -> Any:
+        raise StorageError("the store answers 503")
+
+    monkeypatch.setattr(compaction, "measure_fragments", failing)
+    made = committer(database)
+    background = _background(database, made)
+    assert _add(made, background, "new", waits=True) == 41
+    assert "the store answers 503" in caplog.text
 
 
 def test_a_run_merges_while_it_encodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit, sizes = compaction.commit_rewrites, []
 
-    def counting(uri: str, rewrites: list[str], *, before: Any) -> Any:
-        made = commit(uri, rewrites, before=before)
+    def counting(uri: str, rewrites: list[str], **how: Any) -> Any:
+        made = commit(uri, rewrites, **how)
         sizes.append((made.count_rows(), len(made.get_fragments())))
         return made
 

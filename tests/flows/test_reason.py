@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from infra.bench.random_model import make_random_model
 from pipeline.errors import ModelError
@@ -191,7 +193,7 @@ def test_a_batch_that_was_written_in_part_is_finished(local_ray: None, tmp_path:
 
     queries, settings = queries_of("one", "two", "three"), _settings(tmp_path)
     wanted = Notes(_bundle(settings), queries).missing()
-    batch = {"kind": np.asarray(["generate"]), "begin": np.asarray([0])}
+    batch = {"kind": np.asarray(["generate"]), "begin": np.asarray([0]), "end": np.asarray([4])}
 
     def account(num: int) -> dict[str, Any]:
         stage = ReasonStage(str(tmp_path), settings.reason, settings.encoder, "cpu", threads=1,
@@ -225,7 +227,7 @@ def test_what_cannot_be_encoded_is_not_tried_by_the_next_run(
     bare = [(row.key, query, row.text) for query, row in zip(queries, rows, strict=True)]
     stage = reason_stage.ReasonStage(str(tmp_path), settings.reason, settings.encoder, "cpu", threads=1,
                                      wanted=ray.put([]), bare=ray.put(bare))  # fmt: skip
-    (account,) = stage({"kind": np.asarray(["encode"]), "begin": np.asarray([0])}).to_pylist()
+    (account,) = stage({"kind": np.asarray(["encode"]), "begin": np.asarray([0]), "end": np.asarray([4])}).to_pylist()
     assert (account["num_encoded"], account["num_not_encoded"]) == (1, 1)
     monkeypatch.setattr(flow, "connected", None)  # nothing is left to do, so nobody asks for a cluster
     report = reason(settings, queries, quiet=True)
@@ -243,3 +245,12 @@ def test_an_endpoint_that_is_not_there_ends_the_run_in_its_own_words(
         reason(_settings(db, encoder=str(model), **there), queries_of("Why?"), quiet=True)
     assert "Traceback" not in capfd.readouterr().err
     assert cache_at(db).count() == 0
+
+
+@given(num=st.integers(0, 2_000), batch=st.integers(1, 300), most=st.integers(1, 64))
+def test_every_query_is_in_one_part_and_no_reasoner_is_left_out(num: int, batch: int, most: int) -> None:
+    parts = flow.cut(num, batch, most=most)
+    assert [n for part in parts for n in range(part["begin"], part["end"])] == list(range(num))
+    assert all(part["end"] - part["begin"] <= batch for part in parts)
+    # as many as there is room for, but for what rounding up takes from the last
+    assert len(parts) >= min(num, most) / 2

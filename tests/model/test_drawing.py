@@ -78,6 +78,20 @@ def test_what_may_not_come_does_not_even_at_the_ends() -> None:
     assert draw_tokens(logits, [SamplingSettings(temperature=1.0)] * 2, ends).tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_request_on_which_the_model_broke_down_spoils_no_other(broken: float) -> None:
+    logits = torch.tensor([[0.0, broken, 1.0], [0.0, 9.0, 0.0]])
+    spoilt, other = draw_tokens(logits, [SamplingSettings(temperature=0.5)] * 2, [0.999, 0.5]).tolist()
+    assert 0 <= spoilt < 3
+    assert other == 1
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-38, 1e-46])
+def test_the_coldest_draw_is_the_likeliest_token(temperature: float) -> None:
+    logits = torch.tensor([[30.0, 31.0, -5.0, float("-inf")]])
+    assert draw_tokens(logits, [SamplingSettings(temperature=temperature)], [0.999]).tolist() == [1]
+
+
 def test_numbers_are_even_and_stay_what_they_are() -> None:
     numbers = np.array([uniform(seed, written) for seed in range(40) for written in range(100)])
     assert len(set(numbers.tolist())) == len(numbers)

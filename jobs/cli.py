@@ -82,6 +82,8 @@ def main() -> None:
     # said by libraries, not by us: Lance warns at every fork, tokenizers at every fork of a process that has used it
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # what asks Ray for something after we have ended it is to be told so, and not to start another
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     code = _run(sys.argv[1:])
     if any(thread.name in _LEFT_BEHIND for thread in threading.enumerate()):
         with suppress(OSError):

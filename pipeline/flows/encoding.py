@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
@@ -47,7 +48,11 @@ def encode_selected(run: Run, plan: Any, summary: PlanSummary, committer: Commit
     run.reporter.start(summary.num_selected)
     results, allowance = _results(run, plan, summary, schema)
     commits = _Commits(run, committer, allowance)
-    with run.reporter.watching(partial(describe_room, run.pool)):
+    with ExitStack() as stack:
+        if isinstance(results, Generator):
+            # an error would keep it until the process ends; Ray Data then ends its pool by starting another Ray
+            stack.enter_context(closing(results))
+        stack.enter_context(run.reporter.watching(partial(describe_room, run.pool)))
         for result in results:
             commits.add(result)
             ready_at = min(ready_at, result["ready_at"] or math.inf)

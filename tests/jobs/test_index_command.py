@@ -96,3 +96,35 @@ def test_a_run_that_is_told_to_stop_gives_the_table_back(t1: Any, tmp_path: Path
     done = t1("index", "--quiet", *where)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["documents_read"] == 40_000
+
+
+# Runs `t1` with a store that refuses the second commit of rows.
+_REFUSED = """
+import sys
+from pipeline.errors import StorageError
+from pipeline.store.transactions import Writer
+
+commit, left = Writer.commit, [3]
+
+def refusing(self, operation, **how):
+    left[0] -= self.uri.endswith("documents.lance")
+    if not left[0]:
+        raise StorageError("the store refuses")
+    return commit(self, operation, **how)
+
+Writer.commit = refusing
+from jobs.cli import main
+main()
+"""
+
+
+@pytest.mark.timeout(180)
+def test_a_run_that_fails_while_it_encodes_ends(t1: Any, tmp_path: Path) -> None:
+    """With a Ray and a pool of its own, both of which are left in the midst of work."""
+    rows = [document(f"d{number}", f"text {number} " * 15) for number in range(120)]
+    where = ["--corpus", write_jsonl(tmp_path / "corpus.jsonl", rows), "--db", tmp_path / "db"]
+    small = ["--model", "hashing://16", "--commit-rows", "20", "--window-documents", "8"]
+    failed = t1("index", *where, *small, code=_REFUSED)
+    assert failed.returncode == 2, failed.stderr
+    assert failed.stderr.splitlines()[-1] == "t1: the store refuses", failed.stderr
+    assert "Traceback" not in failed.stderr

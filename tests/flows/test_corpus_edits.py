@@ -60,6 +60,7 @@ class CorpusEdits(RuleBasedStateMachine):
         self.shards: dict[str, list[tuple[str, str]]] = {}
         self.published: dict[int, dict[str, str]] = {}
         self.live: int | None = None
+        self.left: list[int] = []  # what was live, in the order in which it ceased to be
 
     @initialize()
     def begin(self) -> None:
@@ -159,8 +160,10 @@ class CorpusEdits(RuleBasedStateMachine):
     def roll_back(self) -> None:
         older = [version for version in self.published if self.live is not None and version < self.live]
         if older:
-            assert rollback(str(self.db), say=lambda _: None)["live"] == max(older)
-            self.live = max(older)
+            # not one that was itself gone back from, if another was live since
+            before = max(older, key=lambda version: max(n for n, left in enumerate(self.left) if left == version))
+            assert rollback(str(self.db), say=lambda _: None)["live"] == before
+            self._move(before)
         else:
             with pytest.raises(TableError, match="no published version before"):
                 rollback(str(self.db), say=lambda _: None)
@@ -168,6 +171,11 @@ class CorpusEdits(RuleBasedStateMachine):
     def _note(self, version: int, held: dict[str, str]) -> None:
         assert self.published.get(version, held) == held
         self.published[version] = held
+        self._move(version)
+
+    def _move(self, version: int) -> None:
+        if self.live is not None and self.live != version:
+            self.left.append(self.live)
         self.live = version
 
     @invariant()

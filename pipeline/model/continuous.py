@@ -241,12 +241,10 @@ def _configure(model: Any, bundle: ReasonerBundle, device: str) -> ContinuousBat
     batch = settings.batch_on(device)
     wanted = batch * (-(-longest // _PAGE_TOKENS) + 1)
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
-    # reasoners that share a device see the same memory free
-    share = _MEMORY_SHARE[device] * (min(1.0, settings.pool.gpus_per_encoder or 1.0) if device == "cuda" else 1.0)
+    share = _MEMORY_SHARE[device] * min(1.0, settings.pool.gpus_per_encoder or 1.0)  # others see the same memory free
     blocks = max(1, min(wanted, int(free * share) // page_bytes))
     return ContinuousBatchingConfig(
-        page_size=_PAGE_TOKENS, num_blocks=blocks,
-        max_batch_tokens=max(_BATCH_TOKENS[device], batch),
+        page_size=_PAGE_TOKENS, num_blocks=blocks, max_batch_tokens=max(_BATCH_TOKENS[device], batch),
         max_requests_per_batch=batch, max_blocks_per_request=0, safety_margin=0.0,
         allow_block_sharing=True, use_async_batching=False, use_cuda_graph=False, auto_switch_to_flash=False,
     )  # fmt: skip

@@ -57,7 +57,7 @@ ENGINES = ["transformers", "vllm", "openai", "imported"]
 @click.option("--top-p", type=float, help="Share of the likeliest tokens that are drawn from.")
 @click.option("--seed", type=int, help="Of the draws.")
 @click.option("--stop", multiple=True, help="Text that ends the reasoning; may be given several times.")
-@click.option("--batch-queries", type=int, help="Trajectories that one reasoner writes at a time.  [default: 32]")
+@click.option("--batch-queries", type=int, help="Trajectories that one reasoner writes at a time.  [32; 256 on CUDA]")
 @click.option("--model", help="Encoder, where the database has no table yet.")
 @click.option("--address", help="Ray cluster to join; a local Ray when left out.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where reasoners run.")

@@ -179,18 +179,28 @@ def test_what_an_index_covers_is_left_to_the_end_of_the_run(database: Database) 
     assert [segment.uuid for segment in after.segments] == [segment.uuid for segment in index.segments]
 
 
-def test_a_merge_that_fails_does_not_end_the_run(
-    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Failing:
-        def rewrite(self, *_: Any) -> list[str]:
-            raise OSError("No space left on device")
+class _Full:
+    def rewrite(self, *_: Any) -> list[str]:
+        raise OSError("No space left on device")
 
-    monkeypatch.setattr(compaction, "_Rewriter", Failing)
+
+def _unanswered(_: Any) -> Any:
+    raise StorageError("the store answers 503")
+
+
+@pytest.mark.parametrize(
+    ("name", "failing", "said"),
+    [("_Rewriter", _Full, "No space left on device"), ("measure_fragments", _unanswered, "the store answers 503")],
+)
+def test_a_merge_that_fails_does_not_end_the_run(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, failing: Any,
+    said: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(compaction, name, failing)
     made = committer(database)
     background = _background(database, made)
     assert _add(made, background, "new", waits=True) == 41
-    assert "No space left on device" in caplog.text
+    assert said in caplog.text
     assert _add(made, background, "another", waits=True) == 42  # and it is not tried again
     monkeypatch.undo()
     assert _compact(database) == 1
@@ -236,19 +246,6 @@ def test_a_merge_that_another_run_fenced_off_ends_this_one(database: Database) -
     with pytest.raises(LeaseLost, match="another run has it"):
         background.finish(made.dataset)
     assert len(database.open("documents").get_fragments()) == 40
-
-
-def test_a_store_that_cannot_say_what_to_merge_does_not_end_the_run(
-    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def failing(_: Any) -> Any:
-        raise StorageError("the store answers 503")
-
-    monkeypatch.setattr(compaction, "measure_fragments", failing)
-    made = committer(database)
-    background = _background(database, made)
-    assert _add(made, background, "new", waits=True) == 41
-    assert "the store answers 503" in caplog.text
 
 
 def test_a_run_merges_while_it_encodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

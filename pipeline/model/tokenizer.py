@@ -1,4 +1,4 @@
-"""Token ids of bodies and of the frame around them, by the `tokenizers` library alone (no torch, no transformers).
+"""Token ids of bodies and of the frame around them, by the `tokenizers` library (no torch, no transformers).
 
 A body never yields a special token: `<|im_end|>` written in a document is ordinary text. `<emb_token>` is added to a
 tokenizer that lacks it.
@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer
 
 from pipeline.errors import ModelError
+from pipeline.model.word_cache import WordCache
 from pipeline.prompts import EMB_TOKEN, Prompt
 
 _TRAINED_PART = re.compile(r"({%[-+]?\s*)(end)?generation\b")
@@ -40,10 +41,13 @@ class TextTokenizer:
         self.emb_token_id = int(self._bodies.token_to_id(EMB_TOKEN) or 0)
         self._frames = Tokenizer.from_str(self._bodies.to_str())
         self._bodies.encode_special_tokens = True
+        self._words = WordCache.of(self._bodies)
         self._template = _chat_template(path)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens."""
+        if self._words is not None:
+            return self._words.encode(texts)
         return [e.ids for e in self._bodies.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:

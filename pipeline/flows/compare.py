@@ -154,6 +154,10 @@ def decide_remotely(packs: Sequence[Any], known: KnownReading, how: Comparison) 
     Returns:
         A reference to the `Plan`, and its counts.
     """
+    waited = [*packs, *known.parts]
+    if waited:
+        # a task that waits for them itself keeps a process from being used, and Ray starts another, for a second of a core
+        ray.wait(waited, num_returns=len(waited), fetch_local=False)
     plan, summary = _decide.remote(list(packs), list(known.parts), how, _spread(packs, known, how))
     return plan, ray.get(summary)
 

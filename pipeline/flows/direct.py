@@ -1,6 +1,6 @@
-"""A few documents, encoded and written by one task: where that takes less time than a pool of actors takes to start.
+"""A few documents, encoded and written by tasks: where that takes less time than a pool of actors takes to start.
 
-The same stages as `stream` joins, one after the other, in a process of Ray's that is likely warm from the scan. Called
+The same stages as `stream` joins, one after the other, in processes of Ray's that are likely warm from the scan. Called
 by the index flow, which commits what comes back; whatever ends the task's process is left to `stream`.
 """
 
@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ _HASHING_DOCUMENTS = 20_000
 # A quarter of a million tokens take a CPU some five minutes.
 _TEXT_BYTES = 2**20
 _HASHING_TEXT_BYTES = 64 * 2**20
+# Without a model, reading and tokenising are all the work, and cores share it; a model would be loaded in each process.
+_HASHING_TASKS = 4
 
 Results = list[dict[str, Any]]
 
@@ -55,7 +58,7 @@ def suits_one_task(num_documents: int, *, kind: str, commit_rows: int, most: int
 def encode_directly(settings: StreamSettings, plan: Any, shards: Sequence[int], *, schema: pa.Schema) -> Results | None:
     """What each window of fragments says of itself, as `stream` yields it; None where it is left to the pool.
 
-    That is where the shards hold too much, or the task's process died.
+    That is where the shards hold too much, or a task's process died.
 
     Args:
         settings: Of the stages.
@@ -68,9 +71,12 @@ def encode_directly(settings: StreamSettings, plan: Any, shards: Sequence[int], 
     if not is_small([settings.read.shards[position] for position in shards], most_bytes=most_bytes):
         return None
     pool = settings.pool
+    num_tasks = min(len(shards), _HASHING_TASKS, max(1, int(ray.cluster_resources().get("CPU", 1)))) if hashing else 1
     task = _encode.options(num_cpus=pool.cpus, num_gpus=pool.gpus or None)
+    inputs = [ray.put(settings.read), plan]
+    parts = [task.remote(settings, inputs, list(shards[number::num_tasks]), schema) for number in range(num_tasks)]
     try:
-        results: Results = ray.get(task.remote(settings, [ray.put(settings.read), plan], list(shards), schema))
+        results: Results = list(chain.from_iterable(ray.get(parts)))
     except (WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError) as error:
         # perhaps one of the documents did it: the pool finds out which
         _log.warning("a process died while it encoded; going on with a pool: %s", str(error).partition("\n")[0])

@@ -1,6 +1,6 @@
 """The middle of an index run: what was selected is encoded, written and committed, window by window.
 
-By one task where that is quicker than a pool, else by the pool. Called by the index flow.
+By a task or a few where that is quicker than a pool, else by the pool. Called by the index flow.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _results(
     settings, commit_rows = _stage_settings(run, summary), run.settings.commit.max_rows
     kind, most = run.bundle.checkpoint.kind, run.settings.pool.direct_documents
     if suits_one_task(summary.num_selected, kind=kind, commit_rows=commit_rows, most=most):
-        run.reporter.say(f"encoding on {run.pool.device} in one task, without a pool")
+        run.reporter.say(f"encoding on {run.pool.device} without a pool")
         if (results := encode_directly(settings, plan, summary.shards_to_read, schema=schema)) is not None:
             return results, None
     run.reporter.say(f"encoding on {run.pool.describe()}")

@@ -22,10 +22,12 @@ from pipeline.store.filters import to_lance
 from pipeline.store.indexes import FULL_TEXT_COLUMNS, has_index
 
 _COLUMNS = ["id", "chunk", "title", "text", "metadata", "shard"]
-# Partitions read at least; more are read where a filter leaves too few rows in them. infra/bench/indexes.py: of 48, 5
-# are enough for a recall@10 of 0.99, and 20 cost milliseconds.
+# Partitions read; more are where a filter leaves too few rows in them. infra/bench/indexes.py: of 48, 5 are enough for a
+# recall@10 of 0.99, and 20 cost milliseconds.
 _MIN_PROBES = 20
 _ROWS_A_PARTITION = 4_096
+# So small a part of the rows that are read may be asked for, or partitions of uneven size could hold too few.
+_ASKED_SHARE = 8
 # Candidates an answer whose stored vectors are compared; 2 are enough for IVF_RQ and IVF_SQ, graphs and PQ want more.
 _REFINE_FACTOR = 5
 # Rows beyond the wanted that are fetched to see every one of equal score.
@@ -82,9 +84,8 @@ def nearest(
 
     def fetch(limit: int) -> Rows:
         columns = [*_COLUMNS, "_distance"]
-        rows = _read(
-            dataset, columns, where, nearest=nearest_arguments(dataset, vector, limit=limit, exact=not uses_index)
-        )
+        search = nearest_arguments(dataset, vector, limit=limit, exact=not uses_index, filtered=where is not None)
+        rows = _read(dataset, columns, where, nearest=search)
         if uses_index and len(rows) < limit:
             # there may be no more, or the index did not reach them
             rows = _read(dataset, columns, where, nearest=nearest_arguments(dataset, vector, limit=limit, exact=True))
@@ -95,7 +96,7 @@ def nearest(
 
 
 def nearest_arguments(
-    dataset: lance.LanceDataset, vector: NDArray[np.float32], *, limit: int, exact: bool
+    dataset: lance.LanceDataset, vector: NDArray[np.float32], *, limit: int, exact: bool, filtered: bool = False
 ) -> dict[str, Any]:
     """How Lance is asked for the nearest rows; also what the gate measures."""
     search = {"column": "vector", "q": vector, "k": limit, "metric": "cosine", "use_index": not exact}
@@ -103,7 +104,11 @@ def nearest_arguments(
         return search
     # the share of partitions that hold the nearest shrinks as they grow in number, their count grows
     probes = max(_MIN_PROBES, math.isqrt(dataset.count_rows() // _ROWS_A_PARTITION))
-    return search | {"minimum_nprobes": probes, "refine_factor": _REFINE_FACTOR}
+    search |= {"minimum_nprobes": probes, "refine_factor": _REFINE_FACTOR}
+    if not filtered and limit * _REFINE_FACTOR <= probes * _ROWS_A_PARTITION // _ASKED_SHARE:
+        # without a bound, each segment that a night added is read on until it alone fills the answer
+        search["maximum_nprobes"] = probes
+    return search
 
 
 def full_text(dataset: lance.LanceDataset, query: str, *, top_k: int, where: str | None = None) -> list[Hit]:

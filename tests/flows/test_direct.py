@@ -1,4 +1,4 @@
-"""A few documents encoded by one task: when, and what happens when its process dies."""
+"""A few documents encoded without a pool: when, and what happens when a process dies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,3 +64,25 @@ def test_a_death_leaves_it_to_the_pool(tmp_path: Path, monkeypatch: pytest.Monke
     assert mark.exists()
     assert (report.documents_encoded, report.status) == (5, "published")
     assert [row["id"] for row in table_rows(tmp_path / "db")] == list("abcde")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_tasks_share_the_shards_where_no_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{shard}{number}" for shard in "abcde" for number in range(3)]
+    for shard in "abcde":
+        write_jsonl(tmp_path / "corpus" / f"{shard}.jsonl", [document(n) for n in names if n[0] == shard])
+    shares = []
+    encode = direct._encode
+
+    class Watched:
+        def options(self, **options: Any) -> Any:
+            task = encode.options(**options)
+            return SimpleNamespace(remote=lambda *a: shares.append(a[2]) or task.remote(*a))
+
+    monkeypatch.setattr(direct, "_encode", Watched())
+    report = index(settings_for(tmp_path / "corpus", tmp_path / "db"), quiet=True)
+    assert (report.documents_encoded, report.status) == (15, "published")
+    assert sorted(row["id"] for row in table_rows(tmp_path / "db")) == sorted(names)
+    assert len(shares) == min(4, int(ray.cluster_resources()["CPU"]))
+    assert sorted(position for share in shares for position in share) == list(range(5))

@@ -26,8 +26,8 @@ from pipeline.store.hashes import ShardScan
 from pipeline.store.known import KnownRows, read_known
 
 _MAX_RETRIES = 3
-# A second of a core: less is read sooner than a process for it would have started.
-_KNOWN_ROWS_A_TASK = 1_000_000
+# Half a second of a core: less is read sooner than a process for it would have started.
+_KNOWN_ROWS_A_TASK = 500_000
 # 0.7 GB, which a task that reads them holds twice for a moment.
 _MAX_KNOWN_ROWS_A_TASK = 2**24
 
@@ -156,7 +156,7 @@ def decide_remotely(packs: Sequence[Any], known: KnownReading, how: Comparison) 
     """
     waited = [*packs, *known.parts]
     if waited:
-        # a task that waits for them itself keeps a process from being used, and Ray starts another, for a second of a core
+        # a task that waits for them itself makes Ray start another process, for a second of a core
         ray.wait(waited, num_returns=len(waited), fetch_local=False)
     plan, summary = _decide.remote(list(packs), list(known.parts), how, _spread(packs, known, how))
     return plan, ray.get(summary)

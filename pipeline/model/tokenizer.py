@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,16 @@ class TextTokenizer:
         self.emb_token_added = self._bodies.token_to_id(EMB_TOKEN) is None
         self._bodies.add_special_tokens([AddedToken(EMB_TOKEN, special=True, normalized=False)])
         self.emb_token_id = int(self._bodies.token_to_id(EMB_TOKEN) or 0)
-        self._frames = Tokenizer.from_str(self._bodies.to_str())
         self._bodies.encode_special_tokens = True
         self._words = WordCache.of(self._bodies)
         self._template = _chat_template(path)
+
+    @cached_property
+    def _frames(self) -> Tokenizer:
+        """One that recognises special tokens; a tenth of a second, which a model without prompts has no use for."""
+        frames = Tokenizer.from_str(self._bodies.to_str())
+        frames.encode_special_tokens = False
+        return frames
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens."""

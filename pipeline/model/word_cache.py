@@ -87,7 +87,8 @@ class WordCache:
         if text.isascii():
             return self._find(text)
         words: list[str] = []
-        for is_ascii, pieces in groupby(_BETWEEN_PIECES.split(text), key=str.isascii):
+        for is_ascii, group in groupby(_BETWEEN_PIECES.split(text), key=str.isascii):
+            pieces = list(group)
             words += self._find("".join(pieces)) if is_ascii else pieces
         return words
 

@@ -22,7 +22,7 @@ from pipeline.store.filters import to_lance
 from pipeline.store.indexes import FULL_TEXT_COLUMNS, has_index
 
 _COLUMNS = ["id", "chunk", "title", "text", "metadata", "shard"]
-# Partitions read; more are where a filter leaves too few rows in them. infra/bench/indexes.py: of 48, 5 are enough for a
+# Partitions read; more where a filter leaves too few rows in them. infra/bench/indexes.py: of 48, 5 are enough for a
 # recall@10 of 0.99, and 20 cost milliseconds.
 _MIN_PROBES = 20
 _ROWS_A_PARTITION = 4_096

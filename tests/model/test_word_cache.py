@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pydoc_data.topics import topics  # type: ignore[import-untyped]
@@ -39,8 +39,9 @@ _PATTERNS = {
 # One or two of each class that a pattern knows, blanks and digits of other scripts, what NFC changes, an added token.
 _PIECES = [
     "a", "B", "word", "s", "'", "'s", "'LL", "1", "23", ".", "!?", "<", " ", "  ", "\t", "\n", "\r\n", "\x0b", "\x0c",
-    "\x1c", "\x00", "\x7f", "é", "e\u0301", "\u0301", "ß", "ſ", "中", "文字", "\u00a0", "\u0085", "\u2009", "\u2028",
-    "\u3000", "\u200b", "٣", "５", "½", "Ⅷ", "’", "“", "\u212a", "\u037e", "🙂", "👩🏽\u200d💻", "<think>", "\ufeff",
+    "\x1c", "\x00", "\x7f", "é", "e\u0301", "\u0301", "ß", "\u017f", "中", "文字", "\u00a0", "\u0085", "\u2009",
+    "\u2028", "\u3000", "\u200b", "٣", "\uff15", "½", "Ⅷ", "\u2019", "“", "\u212a", "\u037e", "🙂", "👩🏽\u200d💻",
+    "<think>", "\ufeff",
 ]  # fmt: skip
 _TEXTS = st.lists(st.sampled_from(_PIECES) | st.characters(codec="utf-8")).map("".join)
 
@@ -86,8 +87,10 @@ def test_every_three_ascii_characters(name: str) -> None:
 
 @pytest.mark.parametrize("name", _PATTERNS)
 @given(texts=st.lists(_TEXTS, max_size=4))
-@example(texts=["a  ５", "a \u2009 b", "x\u2009\n y", ".\n\n é", "a é\u0301 b", "<think>", "a<think> b", "'ſ 'S"])
-@settings(max_examples=400, deadline=None)
+@example(
+    texts=["a  \uff15", "a \u2009 b", "x\u2009\n y", ".\n\n é", "a é\u0301 b", "<think>", "a<think> b", "'\u017f 'S"]
+)
+@settings(max_examples=400)
 def test_any_text(name: str, texts: list[str]) -> None:
     tokenizer = tokenizer_of(name)
     cache = cache_of(tokenizer)
@@ -97,7 +100,7 @@ def test_any_text(name: str, texts: list[str]) -> None:
 
 
 @given(text=_TEXTS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_default_model_has_one(default_bundle: ModelBundle, text: str) -> None:
     tokenizer = default_bundle.tokenizer
     assert tokenizer._words is not None
@@ -152,11 +155,10 @@ def test_threads_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_a_tokenizer_of_another_kind_has_none(change: object) -> None:
+def test_a_tokenizer_of_another_kind_has_none(change: Callable[[Tokenizer], None]) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     assert WordCache.of(tokenizer) is not None
-    assert callable(change)
     change(tokenizer)
     assert WordCache.of(tokenizer) is None
     assert WordCache.of(Tokenizer(models.BPE())) is None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
@@ -23,7 +26,7 @@ from pipeline.store.indexes import (
     refresh_indexes,
 )
 from pipeline.store.recall import retrieve_sample
-from pipeline.store.search import full_text, nearest
+from pipeline.store.search import full_text, nearest, nearest_arguments
 from tests.store.sample import Row, committer, schema, store
 
 _DIM = 32
@@ -287,6 +290,27 @@ def test_restore_brings_the_indexes_back_and_new_row_ids_do_not_meet_old_ones(
     dataset = refresh_indexes(add(database, rows_of(new, "c")), _PLAN)
     assert top(dataset, new[3])[0] == "c0003"
     assert not [hit for vector in given_up for hit in nearest(dataset, vector, top_k=5) if hit.id.startswith("b")]
+
+
+def test_a_search_reads_no_more_of_a_small_segment_than_of_a_large_one(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((8_080, 64)).astype(np.float32)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 64)
+    uri = str(tmp_path / "vectors.lance")
+    first = lance.write_dataset(pa.table({"vector": column[:8_000]}), uri, enable_stable_row_ids=True)
+    first.create_index("vector", "IVF_FLAT", metric="cosine", num_partitions=100, name="vector_idx")
+    dataset = lance.write_dataset(pa.table({"vector": column[8_000:]}), uri, mode="append")
+    dataset.optimize.optimize_indices(index_names=["vector_idx"], num_indices_to_merge=0)
+    dataset.checkout_latest()
+    assert num_segments(dataset) == 2
+
+    def partitions(**how: bool) -> int:
+        search = nearest_arguments(dataset, vectors[3], limit=11, exact=False, **how)
+        explained = dataset.scanner(columns=["_distance"], nearest=search, prefilter=True).analyze_plan()
+        return int(re.findall(r"partitions_searched=(\d+)", explained)[0])
+
+    # twenty of each; without a bound, nearly all of the small one, which has too few rows to fill an answer
+    assert partitions() == 40
+    assert partitions(filtered=True) > 100
 
 
 def test_another_fingerprint_starts_without_indexes(database: Database, indexed: lance.LanceDataset) -> None:

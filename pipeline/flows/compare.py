@@ -154,10 +154,9 @@ def decide_remotely(packs: Sequence[Any], known: KnownReading, how: Comparison) 
     Returns:
         A reference to the `Plan`, and its counts.
     """
-    waited = [*packs, *known.parts]
-    if waited:
-        # a task that waits for them itself makes Ray start another process, for a second of a core
-        ray.wait(waited, num_returns=len(waited), fetch_local=False)
+    if known.parts:
+        # a task that waits for them itself makes Ray start another process, for a second of a core; scans are done
+        ray.wait(list(known.parts), num_returns=len(known.parts), fetch_local=False)
     plan, summary = _decide.remote(list(packs), list(known.parts), how, _spread(packs, known, how))
     return plan, ray.get(summary)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain, groupby
 from typing import Any
 
@@ -39,6 +39,8 @@ _MAX_CHARS = 2_000_000
 _JUDGED_CHARS = 2_000_000
 _MAX_NEW_SHARE = 0.3
 _REST_CHARS = 50_000_000
+# Of texts that are parted at once; their words take ten times as many bytes for a moment.
+_PART_CHARS = 2_000_000
 
 
 class WordCache:
@@ -68,6 +70,12 @@ class WordCache:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, as the tokenizer gives them without special tokens."""
+        ids: list[list[int]] = []
+        for part in _parts(texts):
+            ids += self._encode(part)
+        return ids
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         num_chars = sum(map(len, texts))
         if self._rest > 0:
             self._rest -= num_chars
@@ -105,6 +113,18 @@ class WordCache:
             self._seen = self._new = 0
         if self._chars > _MAX_CHARS:
             self._ids, self._chars = {}, 0
+
+
+def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in their order, so many characters at a time, one text at least."""
+    begin, num_chars = 0, 0
+    for end, text in enumerate(texts):
+        num_chars += len(text)
+        if num_chars > _PART_CHARS and end > begin:
+            yield texts[begin:end]
+            begin, num_chars = end, len(text)
+    if begin < len(texts):
+        yield texts[begin:]
 
 
 def _pattern_of(tokenizer: Tokenizer) -> str | None:

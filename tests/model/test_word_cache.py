@@ -124,6 +124,17 @@ def test_tables_end_and_words_that_do_not_repeat_are_left_to_the_library(monkeyp
     assert largest < 40
 
 
+@given(texts=st.lists(st.text("ab ", max_size=40), max_size=12), most=st.integers(1, 60))
+def test_texts_come_back_in_their_order_however_many_are_parted_at_once(texts: list[str], most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(word_cache, "_PART_CHARS", most)
+        parts = list(word_cache._parts(texts))
+        assert [text for part in parts for text in part] == texts
+        assert all(sum(map(len, part)) <= most or len(part) == 1 for part in parts)
+        tokenizer = tokenizer_of("smollm")
+        assert cache_of(tokenizer).encode(texts) == by_library(tokenizer, texts)
+
+
 def test_threads_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(word_cache, "_MAX_CHARS", 50)
     tokenizer = tokenizer_of("gpt2")

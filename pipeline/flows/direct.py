@@ -77,10 +77,14 @@ def encode_directly(settings: StreamSettings, plan: Any, shards: Sequence[int], 
     parts = [task.remote(settings, inputs, list(shards[number::num_tasks]), schema) for number in range(num_tasks)]
     try:
         results: Results = list(chain.from_iterable(ray.get(parts)))
+        parts = []
     except (WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError) as error:
         # perhaps one of the documents did it: the pool finds out which
         _log.warning("a process died while it encoded; going on with a pool: %s", str(error).partition("\n")[0])
         return None
+    finally:
+        for part in parts:  # the others, where one failed: what they write is nobody's
+            ray.cancel(part, force=True)
     return results
 
 

@@ -73,7 +73,7 @@ def read_and_tokenise(batch: dict[str, Any], *, task: Any, plan: Any) -> Iterato
 
 
 def _read_ahead(documents: Iterator[Document], size: int) -> Iterator[list[Document]]:
-    """Lists of so many documents; while one is tokenised, which leaves Python free, the next is read."""
+    """Lists of so many documents; while one is tokenised, which may leave Python free, the next is read."""
     with ThreadPoolExecutor(1, "t1-reading") as reader:
         coming = reader.submit(lambda: list(islice(documents, size)))
         while window := coming.result():

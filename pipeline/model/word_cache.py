@@ -32,6 +32,9 @@ _ASCII = {r"\p{L}": "A-Za-z", r"\p{N}": "0-9", r"\s": r"\t\n\x0b\x0c\r ", r"\S":
 # of the two. Where a text is not ASCII, the pieces that are can be parted here, and the others left to the library.
 _BETWEEN_PIECES = re.compile(r"(?<=[!-~])(?= [!-~])")
 
+# Tokens that are no special ones are looked for in every text, one after the other; more than these take too long.
+_MAX_ADDED = 64
+
 # About 60 MB of words and ids a process.
 _MAX_CHARS = 2_000_000
 # Where words do not repeat (random letters, base64), a new one costs up to three times what the library takes for it.
@@ -61,12 +64,14 @@ class WordCache:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> WordCache | None:
-        """A cache where the tokenizer's words are known, else None."""
+        """A cache where the tokenizer's words are known and few tokens stand beside them, else None."""
         pattern = _pattern_of(tokenizer)
         if pattern is None:
             return None
-        added = [token.content for token in tokenizer.get_added_tokens_decoder().values() if not token.special]
-        return cls(tokenizer, pattern, added)
+        added = {token.content for token in tokenizer.get_added_tokens_decoder().values() if not token.special}
+        # the library looks for some in the text as it is, for some in the text as it is normalised
+        added |= {unicodedata.normalize("NFC", content) for content in added}
+        return cls(tokenizer, pattern, sorted(added)) if len(added) <= _MAX_ADDED else None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, as the tokenizer gives them without special tokens."""
@@ -90,7 +95,7 @@ class WordCache:
         return [list(chain.from_iterable(map(table.__getitem__, of_text))) for of_text in words]
 
     def _words(self, text: str) -> list[str]:
-        if self._added is not None and self._added.search(unicodedata.normalize("NFC", text)):
+        if self._holds_added(text):
             return [text]
         if text.isascii():
             return self._find(text)
@@ -99,6 +104,13 @@ class WordCache:
             pieces = list(group)
             words += self._find("".join(pieces)) if is_ascii else pieces
         return words
+
+    def _holds_added(self, text: str) -> bool:
+        if self._added is None:
+            return False
+        if self._added.search(text):
+            return True
+        return not text.isascii() and self._added.search(unicodedata.normalize("NFC", text)) is not None
 
     def _by_library(self, texts: Sequence[str]) -> list[list[int]]:
         return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]

@@ -22,10 +22,10 @@ from pipeline.storage import lance_options
 VECTOR_KINDS = ("IVF_FLAT", "IVF_SQ", "IVF_PQ", "IVF_RQ", "IVF_HNSW_FLAT", "IVF_HNSW_SQ", "IVF_HNSW_PQ")
 # Why IVF_RQ (infra/bench/results/indexes.json, 200,000 vectors of 384): with refinement it finds 0.99 of the nearest
 # ten in about a hundredth of the exact scan's time; IVF_SQ, IVF_FLAT and IVF_PQ with 96 codes find as much in two to
-# four hundredths. It takes two thirds of IVF_SQ's bytes and a sixth of IVF_FLAT's. IVF_PQ takes less still, but trains
-# for a minute at any size and leaves all to refinement (0.82 without it, RaBitQ 0.96). Graphs take the longest to
-# build, twice the bytes, and find less here. Below 50,000 rows an exact scan takes some 30 to 70 ms of two cores, and
-# every refresh of an index is saved.
+# five hundredths. It takes two thirds of IVF_SQ's bytes and a sixth of IVF_FLAT's. IVF_PQ takes less still, but trains
+# for a minute at any size and leaves all to refinement (0.84 without it, RaBitQ 0.97). Graphs take more bytes and ten
+# times as long to build or longer, and find less here. Below 50,000 rows an exact scan takes some 30 to 70 ms of two
+# cores, and every refresh of an index is saved.
 AUTO_FROM_ROWS = 50_000
 # Lance's own targets: it splits and joins partitions towards them whenever rows are added, so others would not last.
 _ROWS_A_PARTITION = {"IVF_FLAT": 4_096, "IVF_RQ": 4_096, "IVF_SQ": 8_192, "IVF_PQ": 8_192}
@@ -36,7 +36,8 @@ _PQ_COMPONENTS_A_CODE = 4
 _RQ_MULTIPLE = 8
 RQ_BITS = 5
 
-# Share of rows without an index from which training anew costs little more than adding them, and fits the data better.
+# Share of rows without an index from which training anew costs little more than adding them, and fits the data better;
+# and of an index's rows that are deleted by now: what is left of a topic that went may lie where no search looks.
 _REBUILD_SHARE = 0.3
 # Adding puts new rows in a segment beside the others, each searched on its own; at this many they become one.
 _MAX_SEGMENTS = 16
@@ -204,14 +205,18 @@ def _refresh_action(num_rows: int, index: Any, *, trained: bool) -> Action | Non
 
 
 def _fits(dataset: lance.LanceDataset, index: Any, plan: IndexPlan) -> bool:
-    """Whether a vector index is of the planned kind, codes and metric, and its partitions of a size that suits."""
+    """Whether a vector index is of the planned kind, codes and metric, and its partitions suit what the table holds."""
     details = index.details
     codes = details.get("compression", {}).get("num_sub_vectors")
     if index.index_type != plan.kind or codes != plan.num_sub_vectors or details.get("metric_type") != "COSINE":
         return False
     # else the statistics carry every centroid, and Lance prints a warning that it will not for long
     os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
-    partitions = max(s["num_partitions"] for s in dataset.stats.index_stats(index.name)["segments"])
+    segments = dataset.stats.index_stats(index.name)["segments"]
+    num_entries = sum(partition["size"] for segment in segments for partition in segment["partitions"])
+    if num_entries - index.num_rows_indexed > _REBUILD_SHARE * num_entries:
+        return False
+    partitions = max(segment["num_partitions"] for segment in segments)
     return bool(partitions * _PARTITIONS_FACTOR >= plan.num_partitions >= partitions / _PARTITIONS_FACTOR)
 
 

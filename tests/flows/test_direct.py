@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
@@ -64,6 +66,31 @@ def test_a_death_leaves_it_to_the_pool(tmp_path: Path, monkeypatch: pytest.Monke
     assert mark.exists()
     assert (report.documents_encoded, report.status) == (5, "published")
     assert [row["id"] for row in table_rows(tmp_path / "db")] == list("abcde")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_death_ends_the_other_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    mark = tmp_path / "working"
+
+    def dies_or_works_on(_settings: Any, _inputs: Any, shards: list[int], _schema: Any) -> Any:
+        if 0 in shards:
+            while not (mark.exists() and mark.read_text()):
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+        mark.write_text(str(os.getpid()))
+        while True:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(direct, "_encode", ray.remote(max_retries=0)(dies_or_works_on))
+    for name in "ab":
+        write_jsonl(tmp_path / "corpus" / f"{name}.jsonl", [document(name)])
+    settings = settings_for(tmp_path / "corpus", tmp_path / "db", pool__cpus_per_encoder=0.25)
+    report = index(settings, quiet=True)
+    assert (report.documents_encoded, report.status) == (2, "published")
+    psutil.wait_procs([psutil.Process(pid) for pid in [int(mark.read_text())] if psutil.pid_exists(pid)], timeout=60)
+    assert not psutil.pid_exists(int(mark.read_text()))
 
 
 @pytest.mark.ray

@@ -59,7 +59,13 @@ def tokenizer_of(name: str) -> Tokenizer:
     marks = ["\n\n  \t ...!?\r\n\r\n' 's 'll 123 1999 " * 50]
     tokenizer.train_from_iterator([*topics.values(), *marks], trainer)
     tokenizer.add_special_tokens([AddedToken("<emb_token>", special=True)])
-    tokenizer.add_tokens([AddedToken("<think>", special=False, normalized=False)])
+    tokenizer.add_tokens(
+        [
+            AddedToken("<think>", special=False, normalized=False),
+            AddedToken("a 1", special=False, normalized=False),
+            AddedToken("\u212a", special=False, normalized=True),
+        ]
+    )
     tokenizer.encode_special_tokens = True
     return tokenizer
 
@@ -173,3 +179,12 @@ def test_a_tokenizer_of_another_kind_has_none(change: Callable[[Tokenizer], None
     change(tokenizer)
     assert WordCache.of(tokenizer) is None
     assert WordCache.of(Tokenizer(models.BPE())) is None
+
+
+def test_many_tokens_beside_the_words_are_left_to_the_library() -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_tokens([f"name{number}" for number in range(64)])
+    assert WordCache.of(tokenizer) is not None
+    tokenizer.add_tokens(["one more"])
+    assert WordCache.of(tokenizer) is None

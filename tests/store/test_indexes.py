@@ -240,6 +240,19 @@ def test_an_index_that_no_longer_fits_is_built_anew(database: Database, indexed:
     assert {i.index_type for i in rebuilt.describe_indices() if i.name == "vector_idx"} == {"IVF_RQ"}
 
 
+@pytest.mark.parametrize("kind", ["IVF_SQ", "IVF_RQ", "IVF_HNSW_SQ"])
+def test_an_index_a_third_of_whose_rows_went_is_trained_anew(database: Database, kind: str) -> None:
+    plan = replace(_PLAN, kind=kind, scalar=False, full_text=False)
+    refresh_indexes(add(database, rows_of(clustered(1_000, seed=1), "a")), plan)
+    assert plan_steps(delete(database, [f"a{i:04}" for i in range(290)]), plan) == []
+    dataset = delete(database, [f"a{i:04}" for i in range(290, 310)])
+    assert plan_steps(dataset, plan) == [Step("vector", "build")]
+    assert plan_steps(refresh_indexes(dataset, plan), plan) == []
+    # entries of a night's segment count as others do
+    add(database, rows_of(clustered(200, seed=2), "b"))
+    assert plan_steps(refresh_indexes(database.open("documents"), plan), plan) == []
+
+
 @pytest.mark.parametrize("kind", VECTOR_KINDS)
 def test_deleted_rows_never_come_back(database: Database, kind: str) -> None:
     vectors = clustered(1_000, seed=1)

@@ -212,11 +212,8 @@ def show(row: dict[str, Any]) -> None:
 @click.option("--queries", "queries_path", required=True, help="Questions.")
 @click.option("--rows", default=200_000, show_default=True)
 @click.option("--num-queries", default=200, show_default=True)
-@click.option("--kind", "kinds", multiple=True, help="Only this kind; several times.")
 @click.option("--out", help="JSON file.")
-def main(
-    uris: tuple[str, ...], queries_path: str, rows: int, num_queries: int, kinds: tuple[str, ...], out: str | None
-) -> None:
+def main(uris: tuple[str, ...], queries_path: str, rows: int, num_queries: int, out: str | None) -> None:
     """Measures every kind of vector index."""
     real = np.random.default_rng(0).permutation(read_vectors(uris))
     held_out, kept = real[: num_queries // 2], real[num_queries // 2 :]
@@ -240,8 +237,6 @@ def main(
         uri = str(Path(folder) / "vectors.lance")
         lance.write_dataset(as_table(stored, 0), uri, enable_stable_row_ids=True, max_rows_per_file=rows // 4)
         for contender in contenders(rows, real.shape[1]):
-            if kinds and contender.kind not in kinds:
-                continue
             for line in measure(uri, contender, queries, truth):
                 show(line)
                 results.append(line)

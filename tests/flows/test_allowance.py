@@ -104,8 +104,9 @@ def test_an_account_that_is_gone_stops_nobody(monkeypatch: pytest.MonkeyPatch) -
     allowance = Allowance.of(100, encoders=1)
     assert allowance.ask(b"one", rows=10, held=0)
     assert allowance.settle([b"one"]) == 100
+    assert allowance.ask(b"full", rows=100, held=0)
     ray.kill(allowance._account)
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(allowance._account.ask.remote(b"never", 10**9, 0))  # waits for room until the kill arrives
+        ray.get(allowance._account.ask.remote(b"never", 60, 0))  # waits for room until the kill arrives
     assert not allowance.ask(b"two", rows=10, held=0)
     assert allowance.settle([b"two"]) == 0

@@ -108,7 +108,7 @@ class PoolSettings(Section):
     direct_documents: int | None = Field(
         None,
         ge=0,
-        description="So few are encoded by one task, without starting the pool; by kind of model when unset.",
+        description="So few are encoded by a task, or a few, without starting the pool; by kind of model when unset.",
     )
 
 

@@ -44,14 +44,14 @@ class How:
         say: Hears of what takes long.
         retrain: Makes a version whose vector index is trained anew; tried once when recall is too low, because an
             index that was added to night after night may have drifted from its vectors.
-        keys: What was counted while indexes were built, by reference where `run` takes references.
+        rows: What was read of the rows while indexes were built, by reference where `run` takes references.
     """
 
     run: Callable[..., Any]
     build: Build = build_vector_index
     say: Say = _say_nothing
     retrain: Callable[[], Table] | None = None
-    keys: Any = None
+    rows: Any = None
 
 
 def call_here(function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
@@ -128,7 +128,7 @@ def finish(
         "expected_documents": expected_documents,
         "checked": _comparable(database, dataset),
         "floors": floors_of(settings),
-        "keys": how.keys,
+        "rows": how.rows,
     }
     try:
         how.run(gate.check, dataset, **rest)

@@ -47,8 +47,8 @@ from pipeline.settings import IndexSettings
 from pipeline.storage import redact
 from pipeline.store.commit import CommitBounds, Committer
 from pipeline.store.database import Database
+from pipeline.store.gate import read_rows
 from pipeline.store.indexes import choose_vector_index
-from pipeline.store.keys import count_keys
 from pipeline.store.schema import documents_schema
 from pipeline.store.transactions import fence
 
@@ -167,10 +167,10 @@ def _publish(run: Run, summary: PlanSummary, committer: Committer) -> None:
     compaction, say = run.settings.compaction, run.reporter.say
     dataset = compact(run.database, committer.dataset, compaction, writer=run.writer, say=say)
     build = choose_builder(dataset.count_rows())
-    # no row changes from here on, and no file either, so keys are counted while indexes are built
+    # no row changes from here on, and no file either, so the gate reads them while indexes are built
     is_live = run.database.live_version() == dataset.version
-    keys = None if is_live else start_remotely(count_keys, dataset)
-    how = How(call_remotely, build=build, say=say, keys=keys)
+    rows = None if is_live else start_remotely(read_rows, dataset, sample=run.settings.publish.gate_sample)
+    how = How(call_remotely, build=build, say=say, rows=rows)
     indexes = partial(add_indexes, run.database, settings=run.settings.indexes, writer=run.writer, how=how)
     dataset = indexes(dataset=dataset)
     if run.database.live_version() == dataset.version:

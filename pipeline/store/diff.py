@@ -22,7 +22,7 @@ from pipeline.store.verdicts import Verdict, decide_bucket
 
 _Mask = NDArray[np.bool_]
 _Value = TypeVar("_Value", bound=np.generic)
-# Entries that are sorted at once; about 100 bytes of scratch each, with the copy of what is sorted.
+# Entries that are gathered at once; about 50 bytes of scratch each, with the copy.
 ENTRIES_A_BUCKET = 2**23
 
 
@@ -87,7 +87,7 @@ def decide(
     Memory, beside the scans (32 bytes a document) and the rows (44 each) in the object store: the plan, of two bytes a
     document, and for a moment some twenty for each duplicate and each row that goes; the number of the bucket, of one
     byte a document or row (two where there are more than 256 buckets); and scratch of one bucket, which does not grow:
-    0.7 GB at 20 million documents and as many rows, 1.0 GB at 50 million.
+    0.5 GB at 20 million documents and as many rows, 0.7 GB at 50 million.
 
     Args:
         scans: One a shard, in the corpus's order.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.errors import PublishRefused, RecallTooLow
 from pipeline.retry import retrying
 from pipeline.store.keys import KeyCounts, count_keys
-from pipeline.store.recall import retrieve_sample
+from pipeline.store.recall import Truth, read_truth, retrieve_sample
 
 # Stored vectors may be rounded to float16: 2^-11 a component, far less over the norm.
 _NORM_TOLERANCE = 1e-2
@@ -89,13 +89,43 @@ class GateReport:
         return failures
 
 
+@dataclass(frozen=True, slots=True)
+class RowFacts:
+    """What rows alone decide: it is the same whatever indexes are built, and read while they are.
+
+    Attributes:
+        keys: Their keys.
+        truth: What is nearest to some of them; None where none was to be tried.
+    """
+
+    keys: KeyCounts
+    truth: Truth | None
+
+
+def read_rows(dataset: lance.LanceDataset, *, sample: int) -> RowFacts:
+    """Reads every key and every vector of a version.
+
+    Args:
+        dataset: The version.
+        sample: As in `GateFloors`.
+    """
+
+    def read() -> RowFacts:
+        with ThreadPoolExecutor(1) as pool:
+            counting = pool.submit(count_keys, dataset)
+            truth = read_truth(dataset, sample=sample) if sample else None
+            return RowFacts(counting.result(), truth)
+
+    return retrying(read, what=f"reading the rows of version {dataset.version}")
+
+
 def check(
     dataset: lance.LanceDataset,
     *,
     expected_documents: int | None,
     checked: lance.LanceDataset | None = None,
     floors: GateFloors | None = None,
-    keys: KeyCounts | None = None,
+    rows: RowFacts | None = None,
 ) -> GateReport:
     """Checks a version.
 
@@ -104,14 +134,14 @@ def check(
         expected_documents: Distinct ids it must hold; None when the run does not know.
         checked: A version that passed before: vectors in files that it shares are not read again.
         floors: What it must reach.
-        keys: Counted before, of exactly these rows or they are counted again.
+        rows: Read before, of exactly these rows or they are read again.
 
     Raises:
         PublishRefused: naming every check that failed; `RecallTooLow` where it is recall alone.
     """
     floors = floors or GateFloors()
     report = retrying(
-        lambda: inspect(dataset, checked=checked, floors=floors, keys=keys), what=f"checking version {dataset.version}"
+        lambda: inspect(dataset, checked=checked, floors=floors, rows=rows), what=f"checking version {dataset.version}"
     )
     failures = report.failures(expected_documents=expected_documents, floors=floors)
     if failures:
@@ -127,18 +157,17 @@ def inspect(
     *,
     checked: lance.LanceDataset | None,
     floors: GateFloors,
-    keys: KeyCounts | None = None,
+    rows: RowFacts | None = None,
 ) -> GateReport:
     """Makes every check and judges none; see `check`."""
     num_vectors, num_bad, num_off = _count_vectors(dataset, checked)
+    if rows is None or not rows.keys.is_of(dataset):
+        rows = read_rows(dataset, sample=0 if num_bad or num_off else floors.sample)
     found, recall = None, None
-    with ThreadPoolExecutor(1) as pool:
-        counting = pool.submit(lambda: keys if keys is not None and keys.is_of(dataset) else count_keys(dataset))
-        if dataset.count_rows() and floors.sample and not (num_bad or num_off):
-            found, recall = retrieve_sample(dataset, sample=floors.sample)
-        counted = counting.result()
+    if rows.keys.num_rows and floors.sample and not (num_bad or num_off):
+        found, recall = retrieve_sample(dataset, sample=floors.sample, truth=rows.truth)
     return GateReport(
-        int(dataset.version), counted.num_rows, counted.num_documents, counted.num_repeated,
+        int(dataset.version), rows.keys.num_rows, rows.keys.num_documents, rows.keys.num_repeated,
         num_vectors, num_bad, num_off, found, recall,
     )  # fmt: skip
 

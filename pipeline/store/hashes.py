@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,19 @@ from pipeline.records import HASH_BYTES
 
 # One hash as two unsigned integers, [rows, 2]; compared and sorted as a pair.
 Hashes = NDArray[np.uint64]
+# Which of some documents or rows.
+Some = slice | NDArray[np.intp]
+_Value = TypeVar("_Value", bound=np.generic)
 
 
 def as_hashes(raw: bytes | memoryview) -> Hashes:
     """Concatenated 16-byte hashes as [rows, 2]."""
     return np.frombuffer(raw, dtype=np.uint64).reshape(-1, HASH_BYTES // 8)
+
+
+def pick(values: NDArray[_Value], at: Some) -> NDArray[_Value]:
+    """`values[at]`, which takes seven times as long where a value is a hash; a view where `at` is a slice."""
+    return values[at] if isinstance(at, slice) else values.take(at, axis=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.records import id_hash, id_hashes
-from pipeline.store.hashes import Hashes, as_hashes
+from pipeline.store.hashes import Hashes, Some, as_hashes, pick
 
 _BATCH_ROWS = 65_536
 
@@ -28,6 +28,10 @@ class KnownRows:
     contents: Hashes
     chunks: NDArray[np.int32]
     row_ids: NDArray[np.uint64]
+
+    def take(self, at: Some) -> KnownRows:
+        """Some of them, in this order."""
+        return KnownRows(pick(self.ids, at), pick(self.contents, at), pick(self.chunks, at), pick(self.row_ids, at))
 
 
 def read_known(dataset: lance.LanceDataset, *, fragments: Sequence[int] | None = None) -> KnownRows:

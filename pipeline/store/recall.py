@@ -1,7 +1,8 @@
 """How well the vector index of a version finds what is there, on a sample of its own vectors.
 
 The truth comes from one pass over the table for the whole sample, in numpy, so neither Lance's own search nor its
-indexes are trusted with it. Memory is a batch of vectors and the sample. Called by the gate.
+indexes are trusted with it; it depends on rows alone, so it can be had before there are indexes. Memory is a batch of
+vectors and the sample. Called by the gate.
 """
 
 from __future__ import annotations
@@ -26,61 +27,83 @@ _TIE = {"float": 2e-6, "halffloat": 1e-3}
 
 
 @dataclass(frozen=True, slots=True)
-class _Sample:
-    """Rows drawn from a version: stable row ids [rows], vectors [rows, dim] float32 at length one."""
+class Truth:
+    """Rows drawn from a version, and how near to each the rows nearest to it are.
+
+    Attributes:
+        row_ids: Stable row ids, [rows].
+        vectors: Of length one, [rows, dim].
+        nearest: Cosines of the nearest other rows, best first, [rows, 10], or as many as there are.
+        tie: What rounding may make of equal cosines.
+    """
 
     row_ids: NDArray[np.uint64]
     vectors: NDArray[np.float32]
+    nearest: NDArray[np.float32]
     tie: float
 
 
-def retrieve_sample(dataset: lance.LanceDataset, *, sample: int, seed: int = 0) -> tuple[float, float]:
-    """How well search finds sampled rows by their own vectors.
+def read_truth(dataset: lance.LanceDataset, *, sample: int, seed: int = 0) -> Truth:
+    """Draws rows of a version, and reads every vector to find what is nearest to each.
 
     Args:
         dataset: A version of the documents table.
         sample: Rows drawn, all where there are fewer; >= 1.
         seed: Of the draw.
+    """
+    num_rows = dataset.count_rows()
+    places = np.random.default_rng(seed).choice(num_rows, min(sample, num_rows), replace=False)
+    rows = dataset.take(np.sort(places).tolist(), columns=["vector", "_rowid"])
+    row_ids, vectors = rows.column("_rowid").to_numpy(), _matrix(rows.column("vector").combine_chunks())
+    units = vectors / _norms(vectors)[:, None]
+    nearest = _best_others(dataset, row_ids, units, min(_TOP_K, max(num_rows - 1, 0)))
+    return Truth(row_ids, units, nearest, _TIE.get(str(dataset.schema.field("vector").type.value_type), 2e-6))
+
+
+def retrieve_sample(dataset: lance.LanceDataset, *, sample: int, truth: Truth | None = None) -> tuple[float, float]:
+    """How well search finds sampled rows by their own vectors.
+
+    Args:
+        dataset: A version of the documents table.
+        sample: Rows drawn, all where there are fewer; >= 1.
+        truth: Read before, of a version with exactly these rows; read here when None.
 
     Returns:
         Self-retrieval, the share of rows that their own vector finds first (rows with equal vectors count), and
         recall@10, the share of the ten nearest other rows that the index finds: 1 where there is no index.
     """
-    drawn = _draw(dataset, sample, seed)
-    if not len(drawn.row_ids):
+    truth = truth or read_truth(dataset, sample=sample)
+    num_rows, wanted = len(truth.row_ids), truth.nearest.shape[1]
+    if not num_rows:
         return 1.0, 1.0
     if not has_index(dataset, "vector"):
-        own = np.einsum("ij,ij->i", drawn.vectors, drawn.vectors)
-        return float(np.mean(own >= _best_others(dataset, drawn, 1)[:, 0] - drawn.tie)), 1.0
-    wanted = min(_TOP_K, dataset.count_rows() - 1)
+        own = np.einsum("ij,ij->i", truth.vectors, truth.vectors)
+        return float(np.mean((own[:, None] >= truth.nearest[:, :1] - truth.tie).all(axis=1))), 1.0
+    # the least cosine of the nearest others; a row that is alone has none
+    floor = truth.nearest[:, -1] - truth.tie if wanted else np.ones(num_rows)
     with ThreadPoolExecutor(_SEARCHES) as pool:
-        # the index is asked while the truth is read
-        answers = pool.map(partial(_find, dataset, limit=wanted + 1), drawn.vectors)
-        # the best others: without the row itself, which every index finds
-        floor = _best_others(dataset, drawn, wanted)[:, -1] - drawn.tie if wanted else np.zeros(len(drawn.row_ids))
-    first, found = 0, 0
-    for row_id, answer, least in zip(drawn.row_ids, answers, floor, strict=True):
-        ids, scores = answer
-        first += bool(len(ids)) and bool(ids[0] == row_id or scores[0] >= 1.0 - drawn.tie)
-        found += min(int(((ids != row_id) & (scores >= least)).sum()), wanted)
-    return first / len(drawn.row_ids), found / (wanted * len(drawn.row_ids)) if wanted else 1.0
+        # one more than the others: the row itself, which every index finds
+        answers = pool.map(partial(_find, dataset, limit=wanted + 1), truth.vectors)
+        first, found = 0, 0
+        for row_id, answer, least in zip(truth.row_ids, answers, floor, strict=True):
+            ids, scores = answer
+            first += bool(len(ids)) and bool(ids[0] == row_id or scores[0] >= 1.0 - truth.tie)
+            found += min(int(((ids != row_id) & (scores >= least)).sum()), wanted)
+    return first / num_rows, found / (wanted * num_rows) if wanted else 1.0
 
 
-def _draw(dataset: lance.LanceDataset, sample: int, seed: int) -> _Sample:
-    num_rows = dataset.count_rows()
-    places = np.random.default_rng(seed).choice(num_rows, min(sample, num_rows), replace=False)
-    rows = dataset.take(np.sort(places).tolist(), columns=["vector", "_rowid"])
-    tie = _TIE.get(str(dataset.schema.field("vector").type.value_type), 2e-6)
-    return _Sample(rows.column("_rowid").to_numpy(), _as_units(rows.column("vector").combine_chunks()), tie)
-
-
-def _as_units(column: object) -> NDArray[np.float32]:
-    """A column of vectors as float32 [rows, dim], each of length one; zeros and NaN stay what they are."""
+def _matrix(column: object) -> NDArray[np.float32]:
+    """A column of vectors as float32 [rows, dim]; a view where it holds such."""
     flat = column.flatten().to_numpy(zero_copy_only=False)  # type: ignore[attr-defined]
-    vectors = flat.reshape(-1, column.type.list_size).astype(np.float32, copy=False)  # type: ignore[attr-defined]
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    units: NDArray[np.float32] = vectors / np.where(norms > 0, norms, 1)
-    return units
+    matrix: NDArray[np.float32] = flat.reshape(-1, column.type.list_size).astype(np.float32, copy=False)  # type: ignore[attr-defined]
+    return matrix
+
+
+def _norms(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The length of each vector, [rows]; 1 for zeros."""
+    norms: NDArray[np.float32] = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    norms[norms == 0] = 1
+    return norms
 
 
 def _find(
@@ -95,14 +118,20 @@ def _find(
     return rows.column("_rowid").to_numpy(), 1 - rows.column("_distance").to_numpy()
 
 
-def _best_others(dataset: lance.LanceDataset, drawn: _Sample, count: int) -> NDArray[np.float32]:
+def _best_others(
+    dataset: lance.LanceDataset, row_ids: NDArray[np.uint64], units: NDArray[np.float32], count: int
+) -> NDArray[np.float32]:
     """Cosines of the `count` rows nearest to each sampled row, itself left out, best first, [sample, count]."""
-    best = np.full((len(drawn.row_ids), count), -np.inf, np.float32)
+    best = np.full((len(row_ids), count), -np.inf, np.float32)
+    if not count:
+        return best
     for batch in dataset.to_batches(columns=["vector"], with_row_id=True, batch_size=_BATCH_ROWS):
         if not batch.num_rows:
             continue
-        scores = drawn.vectors @ _as_units(batch.column("vector")).T
-        _, own, at = np.intersect1d(drawn.row_ids, batch.column("_rowid").to_numpy(), return_indices=True)
+        vectors = _matrix(batch.column("vector"))
+        scores = units @ vectors.T
+        scores /= _norms(vectors)  # the sample is smaller than most vectors are long
+        _, own, at = np.intersect1d(row_ids, batch.column("_rowid").to_numpy(), return_indices=True)
         scores[own, at] = -np.inf
         # sorting is dear, and after the first batches hardly any row is among the best of anyone
         both = np.concatenate([best, scores[:, (scores > best[:, -1:]).any(axis=0)]], axis=1)

@@ -108,22 +108,30 @@ def test_it_decides_as_dictionaries_do(
     assert plan.num_selected == sum(map(sum, _as_expected(plan).selected))
 
 
-def _colliding(documents: list[Pair]) -> ShardScan:
+_FAR = (0, 2**63 + 1, 2**64 - 1)
+# these lie mixed wherever fewer than 64 bits decide their order
+_NEAR = (2**63, 2**63 + 1, 2**63 + 2**16 - 1)
+
+
+def _colliding(documents: list[Pair], halves: tuple[int, int, int] = _FAR) -> ShardScan:
     """As `_scan`, with hashes that agree in one half or the other, and lie in few buckets."""
-    halves = (np.uint64(0), np.uint64(2**63 + 1), np.uint64(2**64 - 1))
     ids = [(halves["abcdef".index(name) // 2], halves["abcdef".index(name) % 2]) for name, _ in documents]
     contents = [(halves["xyz".index(text) // 2], halves["xyz".index(text) % 2]) for _, text in documents]
     return ShardScan(np.array(ids, np.uint64).reshape(-1, 2), np.array(contents, np.uint64).reshape(-1, 2))
 
 
 @settings(deadline=None)  # many small buckets
-@given(shards=_SHARDS, rows=_ROWS, delete_missing=st.booleans(), bucket=st.sampled_from([1, 4, 2**20]))
+@given(
+    shards=_SHARDS, rows=_ROWS, delete_missing=st.booleans(), bucket=st.sampled_from([1, 4, 2**20]),
+    halves=st.sampled_from([_FAR, _NEAR]),
+)  # fmt: skip
 def test_hashes_that_share_a_half_are_told_apart(
-    shards: list[list[Pair]], rows: list[tuple[Pair, int]], delete_missing: bool, bucket: int
-) -> None:
-    known, hashes = _known(rows), _colliding([pair for pair, _ in rows])
+    shards: list[list[Pair]], rows: list[tuple[Pair, int]], delete_missing: bool, bucket: int,
+    halves: tuple[int, int, int],
+) -> None:  # fmt: skip
+    known, hashes = _known(rows), _colliding([pair for pair, _ in rows], halves)
     known = replace(known, ids=hashes.ids, contents=hashes.contents)
-    scans = [_colliding(shard) for shard in shards]
+    scans = [_colliding(shard, halves) for shard in shards]
     plan = decide(scans, [known], delete_missing=delete_missing, entries_a_bucket=bucket)
     assert _as_expected(plan) == _by_hand(shards, rows, delete_missing=delete_missing)
 
@@ -154,6 +162,7 @@ def _in_parts(rows: KnownRows, cuts: list[int]) -> list[KnownRows]:
     shards=_SHARDS,
     rows=_ROWS,
     num_bits=st.integers(0, 4),
+    at_once=st.sampled_from([1, 3, 2**16]),
     delete_missing=st.booleans(),
     make=st.sampled_from([_scan, _colliding]),
 )
@@ -162,6 +171,7 @@ def test_what_is_shuffled_comes_to_the_same_plan(
     shards: list[list[Pair]],
     rows: list[tuple[Pair, int]],
     num_bits: int,
+    at_once: int,
     delete_missing: bool,
     make: Callable[[list[Pair]], ShardScan],
 ) -> None:
@@ -174,15 +184,15 @@ def test_what_is_shuffled_comes_to_the_same_plan(
     parts = _in_parts(known, data.draw(st.lists(st.integers(0, len(rows)), max_size=3)))
     table = [split_rows(part, num_bits=num_bits) for part in parts]
     verdicts = [
-        decide_bucket(pieces[:2], pieces[2:], delete_missing=delete_missing)
+        decide_bucket(pieces[:2], pieces[2:], delete_missing=delete_missing, entries_at_once=at_once)
         for pieces in zip(*documents, *table, strict=True)
     ]
     assert len(verdicts) == 2**num_bits
     plan = assemble([describe(scan) for scan in scans], data.draw(st.permutations(verdicts)))
-    at_once = decide(scans, [known], delete_missing=delete_missing)
-    assert _as_expected(plan) == _as_expected(at_once) == _by_hand(shards, rows, delete_missing=delete_missing)
-    assert plan.digests == at_once.digests == [scan.digest() for scan in scans]
-    for masks in (plan.selected, plan.duplicates, at_once.selected, at_once.duplicates):
+    here = decide(scans, [known], delete_missing=delete_missing)
+    assert _as_expected(plan) == _as_expected(here) == _by_hand(shards, rows, delete_missing=delete_missing)
+    assert plan.digests == here.digests == [scan.digest() for scan in scans]
+    for masks in (plan.selected, plan.duplicates, here.selected, here.duplicates):
         assert {mask.dtype for mask in masks} <= {np.dtype(np.bool_)}
 
 

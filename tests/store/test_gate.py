@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from pipeline.errors import PublishRefused
-from pipeline.store import gate, live
+from pipeline.errors import PublishRefused, RecallTooLow
+from pipeline.store import gate, live, recall
 from pipeline.store.database import LIVE, Database
+from pipeline.store.indexes import IndexPlan, refresh_indexes
 from tests.store.sample import Row, schema, store, unit_vectors
 
 _UNIT = unit_vectors(1)[0]
@@ -90,3 +93,41 @@ def test_rows_that_were_deleted_are_not_counted(database: Database) -> None:
 
 def test_an_empty_version_passes_when_the_corpus_is_empty(database: Database) -> None:
     assert gate.check(store(database, []), expected_documents=0).num_rows == 0
+
+
+def test_what_was_read_of_other_rows_is_read_anew(database: Database) -> None:
+    dataset = store(database, [Row("a"), Row("b")])
+    rows = gate.read_rows(dataset, sample=2)
+    assert gate.check(dataset, expected_documents=2, rows=rows).num_documents == 2
+    dataset.delete("id = 'a'")
+    assert gate.check(dataset, expected_documents=1, rows=rows).num_documents == 1
+
+
+def test_what_was_read_of_these_rows_is_believed_whatever_indexes_there_are(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = store(database, [Row("a"), Row("b"), Row("c")])
+    rows = gate.read_rows(dataset, sample=2)
+    indexed = refresh_indexes(dataset, IndexPlan("IVF_FLAT"))
+    alone = gate.check(indexed, expected_documents=3)
+    monkeypatch.setattr(gate, "read_rows", lambda *_, **__: pytest.fail("read twice"))
+    monkeypatch.setattr(recall, "read_truth", lambda *_, **__: pytest.fail("read twice"))
+    assert gate.check(indexed, expected_documents=3, rows=rows) == alone
+    assert (alone.self_retrieval, alone.recall) == (1.0, 1.0)
+
+
+def test_recall_is_against_the_truth_of_the_rows(database: Database) -> None:
+    dataset = refresh_indexes(store(database, [Row(str(number)) for number in range(40)]), IndexPlan("IVF_FLAT"))
+    rows = gate.read_rows(dataset, sample=8)
+    assert rows.truth is not None
+    assert rows.truth.nearest.shape == (8, 10)
+    # as if each had neighbours that no search can find
+    beyond = replace(rows, truth=replace(rows.truth, nearest=np.ones_like(rows.truth.nearest)))
+    with pytest.raises(RecallTooLow):
+        gate.check(dataset, expected_documents=40, rows=beyond)
+
+
+@pytest.mark.parametrize("plan", [IndexPlan(None), IndexPlan("IVF_FLAT")])
+def test_a_row_that_is_alone_is_found(database: Database, plan: IndexPlan) -> None:
+    report = gate.check(refresh_indexes(store(database, [Row("a")]), plan), expected_documents=1)
+    assert (report.self_retrieval, report.recall) == (1.0, 1.0)

@@ -6,11 +6,9 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.store import gate
 from pipeline.store.database import Database
 from pipeline.store.keys import SEEDS, count_keys, fold_strings
 from tests.store.sample import Row, store
@@ -57,18 +55,3 @@ def test_counts_are_of_rows_not_of_versions(database: Database) -> None:
     assert counts.is_of(database.open("documents"))
     dataset.delete("id = '3'")
     assert not counts.is_of(dataset)
-
-
-def test_the_gate_counts_anew_what_was_counted_of_other_rows(database: Database) -> None:
-    dataset = store(database, [Row("a"), Row("b")])
-    counts = count_keys(dataset)
-    assert gate.check(dataset, expected_documents=2, keys=counts).num_documents == 2
-    dataset.delete("id = 'a'")
-    assert gate.check(dataset, expected_documents=1, keys=counts).num_documents == 1
-
-
-def test_the_gate_believes_what_was_counted_of_these_rows(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = store(database, [Row("a"), Row("b")])
-    counts = count_keys(dataset)
-    monkeypatch.setattr(gate, "count_keys", lambda _: pytest.fail("counted twice"))
-    assert gate.check(dataset, expected_documents=2, keys=counts).num_documents == 2

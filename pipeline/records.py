@@ -6,7 +6,6 @@ Knows nothing of files, models, tables or Ray; everybody imports it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -196,8 +195,8 @@ QUARANTINE_TEXT_CHARS = 2_000
 def content_hash(title: str, text: str, metadata: str) -> bytes:
     """16 bytes that change whenever anything stored of a document changes.
 
-    BLAKE2b over length-prefixed UTF-8 parts, so that ("a", "b") and ("ab", "") differ. Written out, as is `id_hash`: a
-    run that finds nothing to do does little else.
+    BLAKE2b over length-prefixed UTF-8 parts, so that ("a", "b") and ("ab", "") differ. Written out: a run
+    that finds nothing to do does little else.
     """
     one = title.encode("utf-8", "surrogatepass")
     two = text.encode("utf-8", "surrogatepass")
@@ -208,13 +207,5 @@ def content_hash(title: str, text: str, metadata: str) -> bytes:
 
 
 def id_hash(document_id: str) -> bytes:
-    """16 bytes that stand for a document id in compact arrays."""
-    raw = document_id.encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(len(raw).to_bytes(8, "little") + raw, digest_size=HASH_BYTES).digest()
-
-
-def id_hashes(ids: Sequence[bytes]) -> bytes:
-    """What `id_hash` gives for each of many ids that are UTF-8 already, end to end, in two thirds of the time."""
-    hash, size = hashlib.blake2b, HASH_BYTES
-    prefixes = {length: length.to_bytes(8, "little") for length in set(map(len, ids))}
-    return b"".join([hash(prefixes[len(raw)] + raw, digest_size=size).digest() for raw in ids])
+    """16 bytes that stand for a document id in compact arrays: the first half of SHA-256, which Lance computes too."""
+    return hashlib.sha256(document_id.encode("utf-8", "surrogatepass")).digest()[:HASH_BYTES]

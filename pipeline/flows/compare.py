@@ -21,7 +21,7 @@ from pipeline.flows.shuffle import Shuffle, cut, decide_buckets
 from pipeline.retry import retrying
 from pipeline.store.buckets import count_bits
 from pipeline.store.database import Database
-from pipeline.store.diff import ENTRIES_A_BUCKET, Plan, assemble, decide, describe
+from pipeline.store.diff import ENTRIES_A_BUCKET, Plan, assemble, decide, describe, narrow
 from pipeline.store.hashes import ShardScan
 from pipeline.store.known import KnownRows, read_known
 
@@ -143,13 +143,16 @@ def divide(rows: Sequence[int], *, most: int) -> list[list[int]]:
     return [part for number in range(num_parts) if (part := np.flatnonzero(part_of == number).tolist())]
 
 
-def decide_remotely(packs: Sequence[Any], known: KnownReading, how: Comparison) -> tuple[Any, PlanSummary]:
+def decide_remotely(
+    packs: Sequence[Any], known: KnownReading, how: Comparison, *, packs_with_offsets: Sequence[Any] = ()
+) -> tuple[Any, PlanSummary]:
     """Compares the scans with the table in a task of its own, or in many where that would hold too much.
 
     Args:
         packs: References to `Pack`s; a shard that is in none has no documents.
         known: From `start_reading`.
         how: What is made of the two.
+        packs_with_offsets: Those of shards of which only what is encoded need be read again.
 
     Returns:
         A reference to the `Plan`, and its counts.
@@ -157,7 +160,8 @@ def decide_remotely(packs: Sequence[Any], known: KnownReading, how: Comparison) 
     if known.parts:
         # a task that waits for them itself makes Ray start another process, for a second of a core; scans are done
         ray.wait(list(known.parts), num_returns=len(known.parts), fetch_local=False)
-    plan, summary = _decide.remote(list(packs), list(known.parts), how, _spread(packs, known, how))
+    spread = _spread(packs, known, how)
+    plan, summary = _decide.remote(list(packs), list(known.parts), how, spread, list(packs_with_offsets))
     return plan, ray.get(summary)
 
 
@@ -173,7 +177,9 @@ def _spread(packs: Sequence[Any], known: KnownReading, how: Comparison) -> Shuff
 
 
 @ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES, num_returns=2)  # type: ignore[untyped-decorator]
-def _decide(packs: list[Any], known: list[Any], how: Comparison, spread: Shuffle | None) -> tuple[Plan, PlanSummary]:
+def _decide(
+    packs: list[Any], known: list[Any], how: Comparison, spread: Shuffle | None, packs_with_offsets: list[Any]
+) -> tuple[Plan, PlanSummary]:
     num_shards = len(how.num_documents)
     nothing = ShardScan(*np.empty((2, 0, 2), np.uint64))
     if spread is None:
@@ -184,6 +190,7 @@ def _decide(packs: list[Any], known: list[Any], how: Comparison, spread: Shuffle
         facts, verdicts = decide_buckets(packs, known, spread)
         no_documents = describe(nothing)
         plan = assemble([facts.get(position, no_documents) for position in range(num_shards)], verdicts)
+    plan = narrow(plan, chain.from_iterable(map(ray.get, packs_with_offsets)))
     return plan, _summarise(plan, how)
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError
 
-from pipeline.flows.scan import is_small
+from pipeline.corpus.sizes import is_small
 from pipeline.flows.stages import EncodeStage, read_and_tokenise
 from pipeline.flows.stream import StreamSettings
 from pipeline.flows.write_stage import write_fragments

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.corpus.sizes import text_bytes
 from pipeline.flows.allowance import Allowance
 from pipeline.flows.cluster import describe_room
 from pipeline.flows.compaction import BackgroundCompaction
@@ -21,7 +22,6 @@ from pipeline.flows.compare import PlanSummary
 from pipeline.flows.direct import encode_directly, suits_one_task
 from pipeline.flows.guards import check_quarantine
 from pipeline.flows.run import Run, set_aside
-from pipeline.flows.scan import text_bytes
 from pipeline.flows.stages import ReadTask
 from pipeline.flows.stream import StreamSettings, choose_window, is_worth_compiling, stream
 from pipeline.store.commit import Committer

@@ -190,7 +190,10 @@ def _publish(run: Run, summary: PlanSummary, committer: Committer) -> None:
 def _scan(run: Run, resources: Resources) -> tuple[Any, PlanSummary]:
     corpus, report = run.settings.corpus, run.report
     known = start_reading(run.database, report.fingerprint, num_cpus=resources.cpus)
-    scan = CorpusScan(run.database, run.shards, run.fields, max_text_chars=corpus.max_text_chars, limit=corpus.limit)
+    scan = CorpusScan(
+        run.database, run.shards, run.fields, max_text_chars=corpus.max_text_chars, limit=corpus.limit,
+        keeps_offsets=known.num_rows > 0,
+    )  # fmt: skip
     for rows in in_flushes(scan.read(resources.cpus)):
         report.documents_quarantined += len(rows)
         set_aside(run, rows)
@@ -199,7 +202,7 @@ def _scan(run: Run, resources: Resources) -> tuple[Any, PlanSummary]:
         run.reporter.say(f"{scan.num_known:,} of {len(run.shards):,} shards have not changed and were not opened")
     note_unreadable(run, scan.known_rejected)
     how = Comparison(run.sees_all, corpus.limit, scan.num_documents, scan.fresh)
-    plan, summary = decide_remotely(scan.packs, known, how)
+    plan, summary = decide_remotely(scan.packs, known, how, packs_with_offsets=scan.packs_with_offsets)
     report.documents_read = summary.num_documents + report.documents_quarantined
     check_quarantine(report, allowed=corpus.max_quarantine, db=run.database.uri)
     duplicates = DuplicatesTask(tuple(run.shards), run.fields, corpus.max_text_chars, scan.fresh)

@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from pipeline.corpus.read import read_shard
+from pipeline.corpus.read import passes_over, read_shard
+from pipeline.corpus.sizes import is_small
 from pipeline.errors import CorpusError, StorageError
 from pipeline.flows.cluster import READ_CPUS
 from pipeline.flows.scan_cache import LoadingScans, Pack, store_new
-from pipeline.records import FieldMap, Format, Rejected, Shard, content_hash, id_hash
+from pipeline.records import FieldMap, Rejected, Shard, content_hash, id_hash
 from pipeline.store.database import Database
 from pipeline.store.hashes import ShardScan, as_hashes
 from pipeline.store.scans import scan_key
@@ -31,7 +33,6 @@ _MAX_RETRIES = 3
 _IN_FLIGHT_PER_CPU = 4
 # So little is read in this process sooner than a task's own would have started.
 _HERE_BYTES = 64 * 2**20
-_TEXT_A_COMPRESSED_BYTE = 5
 # Rows of the quarantine that are written at once.
 _FLUSH_ROWS = 5_000
 
@@ -68,13 +69,15 @@ class CorpusScan:
         fields: Which columns hold what.
         max_text_chars: A longer text is no document.
         limit: Documents to read, in the corpus's order; such a scan neither uses nor leaves anything stored.
+        keeps_offsets: Whether few of a shard's documents may be read again, so that it is worth knowing where they are.
     """
 
     def __init__(
-        self, database: Database, shards: Sequence[Shard], fields: FieldMap, *, max_text_chars: int, limit: int | None
-    ) -> None:
+        self, database: Database, shards: Sequence[Shard], fields: FieldMap, *, max_text_chars: int, limit: int | None,
+        keeps_offsets: bool = False,
+    ) -> None:  # fmt: skip
         self._database, self._shards, self._fields = database, shards, fields
-        self._max_text_chars, self._limit = max_text_chars, limit
+        self._max_text_chars, self._limit, self._keeps_offsets = max_text_chars, limit, keeps_offsets
         self._keys = [scan_key(shard, fields, max_text_chars=max_text_chars) for shard in shards]
         self._fresh: dict[int, _Fresh] = {}
         # References to `Pack`s, which hold the scans of all shards that have one.
@@ -89,6 +92,11 @@ class CorpusScan:
     def fresh(self) -> frozenset[int]:
         """Positions of the shards that were opened."""
         return frozenset(self._fresh)
+
+    @property
+    def packs_with_offsets(self) -> list[Any]:
+        """Those of `packs` whose scans may have them."""
+        return [found.pack for found in self._fresh.values()] if self._keeps_offsets else []
 
     def read(self, num_cpus: float) -> Iterator[Sequence[Rejected]]:
         """Scans what has to be, in parallel, a bounded number of shards at a time.
@@ -110,7 +118,7 @@ class CorpusScan:
         yield from self._read(sorted(loading.positions - known.positions), in_flight)
 
     def _read(self, positions: Sequence[int], in_flight: int) -> Iterator[Sequence[Rejected]]:
-        if is_small([self._shards[position] for position in positions]):
+        if is_small([self._shards[position] for position in positions], most_bytes=_HERE_BYTES):
             yield from self._read_here(positions)
             return
         waiting = iter(positions)
@@ -127,7 +135,7 @@ class CorpusScan:
 
     def _read_here(self, positions: Iterable[int]) -> Iterator[Sequence[Rejected]]:
         for position in positions:
-            found, counts = scan_shard(position, self._shards[position], self._fields, self._max_text_chars, None)
+            found, counts = scan_shard(*self._arguments(position))
             yield self._take(position, ray.put(found), counts)
 
     def _read_first(self, limit: int, in_flight: int) -> Iterator[Sequence[Rejected]]:
@@ -145,10 +153,14 @@ class CorpusScan:
             limit -= counts.num_documents
 
     def _submit(self, position: int) -> tuple[Any, Any]:
-        pack, counts = _scan_remotely.remote(
-            position, self._shards[position], self._fields, self._max_text_chars, self._limit
-        )
+        pack, counts = _scan_remotely.remote(*self._arguments(position))
         return pack, counts
+
+    def _arguments(self, position: int) -> tuple[Any, ...]:
+        """As `scan_shard` takes them."""
+        shard = self._shards[position]
+        keeps_offsets = self._keeps_offsets and passes_over(shard)
+        return position, shard, self._fields, self._max_text_chars, self._limit, keeps_offsets
 
     def _take(self, position: int, pack: Any, counts: ScanCounts) -> Sequence[Rejected]:
         self._fresh[position] = _Fresh(pack, Counter(str(row.reason) for row in counts.rejected))
@@ -191,26 +203,8 @@ def _rejected_before(counts: ScanCounts, limit: int) -> ScanCounts:
     return ScanCounts(counts.num_documents, counts.rejected[:num_rows], counts.documents_before[:num_rows])
 
 
-def is_small(shards: Sequence[Shard], *, most_bytes: int = _HERE_BYTES) -> bool:
-    """Whether these shards hold so little; by default, that reading them takes no longer than starting a process.
-
-    Args:
-        shards: One of an unknown size is never small.
-        most_bytes: Of all of them, as text.
-    """
-    known = all(shard.size_bytes > 0 for shard in shards)
-    return known and sum(text_bytes(shard) for shard in shards) <= most_bytes
-
-
-def text_bytes(shard: Shard) -> int:
-    """Bytes of text in this piece, about; of one that goes by other units, or to the end, those of the whole."""
-    if shard.end is not None and shard.format is Format.JSONL:
-        return shard.end - shard.start
-    return shard.size_bytes * (_TEXT_A_COMPRESSED_BYTE if shard.compression else 1)
-
-
 def scan_shard(
-    position: int, shard: Shard, fields: FieldMap, max_text_chars: int, limit: int | None
+    position: int, shard: Shard, fields: FieldMap, max_text_chars: int, limit: int | None, keeps_offsets: bool
 ) -> tuple[Pack, ScanCounts]:
     """Reads one shard.
 
@@ -220,8 +214,10 @@ def scan_shard(
         fields: Which columns hold what.
         max_text_chars: A longer text is no document.
         limit: Documents after which reading ends; None for all.
+        keeps_offsets: Whether the scan has them.
     """
     ids, contents, rejected, before = bytearray(), bytearray(), [], []
+    offsets: list[int] = []
     num_documents = 0
     for row in read_shard(shard, fields, max_text_chars=max_text_chars):
         if isinstance(row, Rejected):
@@ -230,10 +226,13 @@ def scan_shard(
             continue
         ids += id_hash(row.id)
         contents += content_hash(row.title, row.text, row.metadata)
+        if keeps_offsets:
+            offsets.append(row.offset)
         num_documents += 1
         if limit is not None and num_documents >= limit:
             break
-    scan = ShardScan(as_hashes(bytes(ids)), as_hashes(bytes(contents)))
+    places = np.array(offsets, np.int64) if keeps_offsets else None
+    scan = ShardScan(as_hashes(bytes(ids)), as_hashes(bytes(contents)), places)
     return [(position, scan)], ScanCounts(num_documents, tuple(rejected), tuple(before))
 
 

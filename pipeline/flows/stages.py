@@ -83,23 +83,26 @@ def _read_ahead(documents: Iterator[Document], size: int) -> Iterator[list[Docum
 
 def _selected(task: ReadTask, plan: Plan, position: int) -> Iterator[Document]:
     shard, mask = task.shards[position], plan.selected[position]
+    only = None
+    if (offsets := plan.offsets.get(position)) is not None:
+        only, mask = frozenset(offsets.tolist()), np.ones(len(offsets), np.bool_)
     ids, contents = bytearray(), bytearray()
     seen = 0
-    for row in read_shard(shard, task.fields, max_text_chars=task.max_text_chars):
+    for row in read_shard(shard, task.fields, max_text_chars=task.max_text_chars, only=only):
         if isinstance(row, Rejected):
             continue
-        if seen >= len(mask):
-            break  # --limit ends inside this shard
         ids += id_hash(row.id)
         contents += content_hash(row.title, row.text, row.metadata)
         if mask[seen]:
             yield row
         seen += 1
+        if seen == len(mask):
+            break  # --limit ends inside this shard, or no other document of it is wanted
     if ShardScan(as_hashes(bytes(ids)), as_hashes(bytes(contents))).digest() != plan.digests[position]:
-        was, now = (len(mask), seen) if seen < len(mask) else ("other", seen)
+        now = f"{seen} of {len(mask)} documents are" if seen < len(mask) else "other documents stand"
         raise CorpusChanged(
-            f"{redact(shard.uri)} held {was} documents when it was scanned and {now} when it was read; "
-            "it was rewritten meanwhile: run the same command again"
+            f"{redact(shard.uri)} was rewritten after it was scanned ({now} where they were); "
+            "run the same command again"
         )
 
 

@@ -7,8 +7,8 @@ index flow in tasks, so that the driver's memory does not grow with the corpus.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TypeVar
 
@@ -24,6 +24,8 @@ _Mask = NDArray[np.bool_]
 _Value = TypeVar("_Value", bound=np.generic)
 # Entries that are gathered at once; about 50 bytes of scratch each, with the copy.
 ENTRIES_A_BUCKET = 2**23
+# Of a shard's documents: with more of them to be read, passing over the rest is not worth their offsets.
+_SMALL_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,13 @@ class Plan:
         selected: For each shard, whether each of its documents is to be encoded, bool [documents].
         duplicates: For each shard, whether a document's id was seen before it, bool [documents].
         first_shards: For each shard, the shard that holds the first of each of its duplicates, int32 [duplicates].
-        digests: For each shard, `ShardScan.digest` of what was compared: what is encoded must be the same.
+        digests: For each shard, `ShardScan.digest` of what was compared, and is read again: it must be the same.
         obsolete: Row ids to delete before publishing, uint64, sorted.
         num_unchanged: Documents already in the table as they are.
         num_deleted: Documents in the table whose id is not in the corpus.
         num_changed: Documents to be encoded whose id is in the table with other content.
         num_known: Distinct documents in the table.
+        offsets: For each shard of which only some documents are read again, their `Document.offset`.
     """
 
     selected: list[_Mask]
@@ -51,6 +54,7 @@ class Plan:
     num_deleted: int
     num_changed: int
     num_known: int
+    offsets: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
 
     @property
     def num_selected(self) -> int:
@@ -134,10 +138,28 @@ def assemble(shards: Sequence[ShardFacts], verdicts: Iterable[Verdict]) -> Plan:
         counts += (verdict.num_unchanged, verdict.num_deleted, verdict.num_changed, verdict.num_known)
     masks = _by_shard(repeat, begins)
     firsts = np.concatenate(first_shards)[np.argsort(np.concatenate(duplicates))]
+    num_unchanged, num_deleted, num_changed, num_known = counts.tolist()
     return Plan(
         _by_shard(select, begins), masks, _by_shard(firsts, np.cumsum([0, *(mask.sum() for mask in masks)])),
-        [shard.digest for shard in shards], np.sort(np.concatenate(obsolete)), *map(int, counts),
+        [shard.digest for shard in shards], np.sort(np.concatenate(obsolete)),
+        num_unchanged, num_deleted, num_changed, num_known,
     )  # fmt: skip
+
+
+def narrow(plan: Plan, scans: Iterable[tuple[int, ShardScan]]) -> Plan:
+    """The same plan, which reads no more of a shard than is encoded, where that is a small part of it.
+
+    Args:
+        plan: From `assemble`.
+        scans: Of some shards, each with its shard's position; those that kept no offsets are read whole.
+    """
+    digests, offsets = list(plan.digests), dict(plan.offsets)
+    for position, scan in scans:
+        some = np.flatnonzero(plan.selected[position])
+        if scan.offsets is not None and 0 < len(some) <= _SMALL_SHARE * len(scan.ids):
+            offsets[position] = scan.offsets[some]
+            digests[position] = scan.take(some).digest()
+    return replace(plan, digests=digests, offsets=offsets)
 
 
 def _by_shard(values: NDArray[_Value], begins: NDArray[np.int64]) -> list[NDArray[_Value]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.records import HASH_BYTES
@@ -16,6 +17,23 @@ Hashes = NDArray[np.uint64]
 # Which of some documents or rows.
 Some = slice | NDArray[np.intp]
 _Value = TypeVar("_Value", bound=np.generic)
+
+
+# What a scanner of a documents table is asked for instead of ids: Lance hashes where it reads, in a fifth of the time
+# that Python takes for the same.
+ID_HASH = "sha256(id)"
+
+
+def as_id_hashes(column: pa.BinaryArray) -> Hashes:
+    """What `records.id_hash` gives for each row of a column that was read as `ID_HASH`, [rows, 2]."""
+    whole = as_hashes(fixed_bytes(column.cast(pa.binary(2 * HASH_BYTES))))
+    return whole.reshape(len(column), 4)[:, :2]
+
+
+def fixed_bytes(column: pa.FixedSizeBinaryArray) -> memoryview:
+    """The values of a column of fixed width, one after the other."""
+    width = column.type.byte_width
+    return memoryview(column.buffers()[1])[column.offset * width : (column.offset + len(column)) * width]
 
 
 def as_hashes(raw: bytes | memoryview) -> Hashes:
@@ -35,10 +53,12 @@ class ShardScan:
     Attributes:
         ids: Hash of each document's id, [documents, 2].
         contents: Hash of each document's content, [documents, 2].
+        offsets: `Document.offset` of each, int64 [documents]; None where they were not kept.
     """
 
     ids: Hashes
     contents: Hashes
+    offsets: NDArray[np.int64] | None = None
 
     def digest(self) -> bytes:
         """16 bytes that change with any document, and with their order."""
@@ -48,4 +68,9 @@ class ShardScan:
 
     def first(self, num_documents: int) -> ShardScan:
         """The first documents of the shard, at most so many, as views."""
-        return ShardScan(self.ids[:num_documents], self.contents[:num_documents])
+        return self.take(slice(num_documents))
+
+    def take(self, at: Some) -> ShardScan:
+        """Some of the documents, in this order."""
+        offsets = None if self.offsets is None else pick(self.offsets, at)
+        return ShardScan(pick(self.ids, at), pick(self.contents, at), offsets)

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import lance
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.records import id_hash, id_hashes
-from pipeline.store.hashes import Hashes, Some, as_hashes, pick
+from pipeline.records import id_hash
+from pipeline.store.hashes import ID_HASH, Hashes, Some, as_hashes, as_id_hashes, fixed_bytes, pick
 
 _BATCH_ROWS = 65_536
 
@@ -46,22 +45,16 @@ def read_known(dataset: lance.LanceDataset, *, fragments: Sequence[int] | None =
     ids, contents = np.empty((num_rows, 2), np.uint64), np.empty((num_rows, 2), np.uint64)
     chunks, row_ids = np.empty(num_rows, np.int32), np.empty(num_rows, np.uint64)
     begin = 0
-    columns = ["id", "content_hash", "chunk"]
+    columns = {"id_hash": ID_HASH, "content_hash": "content_hash", "chunk": "chunk"}
     scanner = dataset.scanner(columns=columns, with_row_id=True, batch_size=_BATCH_ROWS, fragments=some)
     for batch in scanner.to_batches():
         at = slice(begin, begin + batch.num_rows)
-        ids[at] = as_hashes(id_hashes(batch.column("id").cast(pa.binary()).to_pylist()))
-        contents[at] = as_hashes(_fixed_bytes(batch.column("content_hash")))
+        ids[at] = as_id_hashes(batch.column("id_hash"))
+        contents[at] = as_hashes(fixed_bytes(batch.column("content_hash")))
         chunks[at] = batch.column("chunk").to_numpy()
         row_ids[at] = batch.column("_rowid").to_numpy()
         begin += batch.num_rows
     return KnownRows(ids, contents, chunks, row_ids)
-
-
-def _fixed_bytes(column: pa.FixedSizeBinaryArray) -> memoryview:
-    """The values of a column of fixed width, one after the other."""
-    width = column.type.byte_width
-    return memoryview(column.buffers()[1])[column.offset * width : (column.offset + len(column)) * width]
 
 
 def join_known(parts: Sequence[KnownRows]) -> KnownRows:

@@ -26,7 +26,7 @@ from pipeline.store.hashes import ShardScan, as_hashes
 
 _log = logging.getLogger(__name__)
 # Raise it whenever a reader, or a hash in `records`, gives something else for the same bytes.
-READER_VERSION = 1
+READER_VERSION = 2
 _TABLE = "scans"
 # Hashes do not compress; trying takes ten times as long as writing.
 _PLAIN = {"lance-encoding:compression": "none"}

@@ -14,10 +14,10 @@ import psutil
 import pytest
 import ray
 
+from pipeline.corpus.sizes import is_small
 from pipeline.flows import direct
 from pipeline.flows.direct import suits_one_task
 from pipeline.flows.index import index
-from pipeline.flows.scan import is_small
 from pipeline.records import Format, Shard
 from tests.flows.corpora import document, settings_for, table_rows, write_jsonl
 

@@ -10,15 +10,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.corpus import jsonl
 from pipeline.corpus.locate import locate
 from pipeline.errors import CorpusChanged
+from pipeline.flows.scan import CorpusScan, scan_shard
 from pipeline.flows.stages import EncodeStage, ReadTask, _documents_table, _read_ahead, _selected
 from pipeline.flows.write_stage import write_fragments
 from pipeline.model.bundle import open_bundle
 from pipeline.model.encoder import Encoder
 from pipeline.records import Document, FieldMap, Reason, content_hash, id_hash
 from pipeline.settings import ModelSettings
-from pipeline.store.diff import Plan
+from pipeline.store.database import Database
+from pipeline.store.diff import Plan, narrow
 from pipeline.store.hashes import ShardScan, as_hashes
 from pipeline.store.schema import documents_schema
 from tests.flows.corpora import MODEL, document, write_jsonl
@@ -54,14 +57,73 @@ def test_a_limit_that_ends_inside_a_shard_ends_the_read(tmp_path: Path) -> None:
 
 def test_a_shard_that_became_shorter_between_scan_and_read(tmp_path: Path) -> None:
     corpus = write_jsonl(tmp_path / "c.jsonl", [document("a"), document("b")])
-    with pytest.raises(CorpusChanged, match=r"held 3 documents when it was scanned and 2 when it was read"):
+    with pytest.raises(CorpusChanged, match=r"rewritten after it was scanned \(2 of 3 documents are"):
         list(_selected(_task(corpus), _plan("abc", True, True, True), 0))
 
 
 def test_a_shard_that_was_rewritten_with_as_many_documents(tmp_path: Path) -> None:
     corpus = write_jsonl(tmp_path / "c.jsonl", [document("a"), document("b"), document("d")])
-    with pytest.raises(CorpusChanged, match=r"held other documents when it was scanned and 3 when it was read"):
+    with pytest.raises(CorpusChanged, match=r"rewritten after it was scanned \(other documents stand"):
         list(_selected(_task(corpus), _plan("abc", True, False, False), 0))
+
+
+def _scan_with_offsets(corpus: Path) -> ShardScan:
+    (shard,) = locate([str(corpus)])
+    ((_, scan),), _ = scan_shard(0, shard, FieldMap(text="text", id="id"), 10_000, None, True)
+    return scan
+
+
+def _narrowed(corpus: Path, names: str, *mask: bool) -> Plan:
+    """As `_plan`, of a scan that kept where its documents begin in this file."""
+    scan = _scan_with_offsets(corpus)
+    plan = narrow(_plan(names, *mask), [(0, scan)])
+    assert scan.offsets is not None
+    assert plan.offsets[0].tolist() == scan.offsets[np.flatnonzero(mask)].tolist()
+    return plan
+
+
+def test_of_few_documents_only_their_lines_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", [document("a"), "{broken", *map(document, "bcd")])
+    plan = _narrowed(corpus, "abcd", False, True, False, True)
+    decoded: list[bytes] = []
+    parse = jsonl._parse
+    monkeypatch.setattr(jsonl, "_parse", lambda uri, at, line: (decoded.append(line), parse(uri, at, line))[1])
+    assert [d.id for d in _selected(_task(corpus), plan, 0)] == ["b", "d"]
+    assert [json.loads(line)["id"] for line in decoded] == ["b", "d"]
+
+
+def test_what_stands_behind_the_last_of_few_documents_is_not_looked_at(tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", map(document, "abcd"))
+    plan = _narrowed(corpus, "abcd", False, True, False, False)
+    write_jsonl(corpus, [document("a"), document("b"), "{was rewritten"])
+    assert [d.id for d in _selected(_task(corpus), plan, 0)] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (["x", "b", "c", "e"], "other documents stand where they were"),  # a document that is read has changed
+        (["a", "b", "c"], r"1 of 2 documents are where they were"),
+        (["longer", "b", "c", "d"], r"0 of 2 documents are where they were"),  # all begin elsewhere
+    ],
+)
+def test_few_documents_of_a_shard_that_was_rewritten(tmp_path: Path, now: list[str], message: str) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", map(document, "abcd"))
+    plan = _narrowed(corpus, "abcd", False, True, False, True)
+    write_jsonl(corpus, map(document, now))
+    with pytest.raises(CorpusChanged, match=message):
+        list(_selected(_task(corpus), plan, 0))
+
+
+def test_a_shard_of_which_much_is_read_or_whose_rows_are_no_lines_is_read_whole(tmp_path: Path) -> None:
+    fields = FieldMap(text="text", id="id")
+    corpus = write_jsonl(tmp_path / "c.jsonl", map(document, "abc"))
+    scan = _scan_with_offsets(corpus)
+    plan = narrow(_plan("abc", True, False, True), [(0, scan)])
+    assert (plan.offsets, plan.digests) == ({}, [scan.digest()])
+    shards = locate([str(corpus)])
+    every = CorpusScan(Database.at(str(tmp_path / "db")), shards, fields, max_text_chars=9, limit=None)
+    assert every.packs_with_offsets == []
 
 
 def _documents(*texts: str) -> list[Document]:

@@ -19,20 +19,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
 from pipeline.errors import ClusterError
+from pipeline.flows.shares import READ_CPUS, WRITE_CPUS
 from pipeline.settings import PoolSettings
 
 _log = logging.getLogger(__name__)
 _NAMED_AFTER_ITS_ID = re.compile(r"node_[0-9a-f]{16,}")
 
-# CPU that one read task, and one write task, reserves; both are short and mostly wait for storage.
-READ_CPUS = 0.5
-WRITE_CPUS = 0.25
 _HEADROOM_CPUS = READ_CPUS + WRITE_CPUS
 
 
@@ -121,6 +117,10 @@ def _resources() -> Resources:
 
 def _autoscales() -> bool:
     """Whether an autoscaler reports to this cluster, so that more than there is now may be asked for."""
+    # a fortieth of a second, which the processes of tasks have no use for
+    from ray.autoscaler.v2.sdk import get_cluster_status
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+
     # Every Ray reports a status, also one that only mirrors the nodes it has. Those it names after their ids; an
     # autoscaler names them after the kinds of node that it can add.
     try:

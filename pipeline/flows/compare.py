@@ -15,8 +15,8 @@ import numpy as np
 import ray
 
 from pipeline.errors import ClusterError
-from pipeline.flows.cluster import READ_CPUS
 from pipeline.flows.duplicates import holds_new_duplicates
+from pipeline.flows.shares import READ_CPUS
 from pipeline.flows.shuffle import Shuffle, cut, decide_buckets
 from pipeline.retry import retrying
 from pipeline.store.buckets import count_bits

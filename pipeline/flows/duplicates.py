@@ -14,7 +14,7 @@ import numpy as np
 import ray
 
 from pipeline.corpus.read import read_shard
-from pipeline.flows.cluster import READ_CPUS
+from pipeline.flows.shares import READ_CPUS
 from pipeline.records import QUARANTINE_TEXT_CHARS, FieldMap, Reason, Rejected, Shard
 from pipeline.storage import redact
 from pipeline.store.diff import Plan

@@ -20,8 +20,8 @@ from ray.exceptions import RayError
 from pipeline.corpus.read import passes_over, read_shard
 from pipeline.corpus.sizes import is_small
 from pipeline.errors import CorpusError, StorageError
-from pipeline.flows.cluster import READ_CPUS
 from pipeline.flows.scan_cache import LoadingScans, Pack, store_new
+from pipeline.flows.shares import READ_CPUS
 from pipeline.records import FieldMap, Rejected, Shard, content_hash, id_hash
 from pipeline.store.database import Database
 from pipeline.store.hashes import ShardScan, as_hashes

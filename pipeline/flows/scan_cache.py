@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from pipeline.flows.cluster import READ_CPUS
+from pipeline.flows.shares import READ_CPUS
 from pipeline.records import HASH_BYTES
 from pipeline.store.database import Database
 from pipeline.store.hashes import ShardScan

@@ -150,7 +150,7 @@ class EncodeStage:
         self, encoder: ModelSettings, device: str, run_id: str, *, log: Any = None,
         allowance: Allowance | None = None, block_bytes: int = 0, **loading: Any,
     ) -> None:  # fmt: skip
-        bundle = open_bundle(encoder, device=device)
+        bundle = _bundle(encoder, device)
         self.encoder = load_encoder(bundle, device=device, **loading)
         self.run_id = run_id
         self.log = log

@@ -19,7 +19,8 @@ import ray
 
 from pipeline.flows.allowance import Allowance
 from pipeline.flows.careful import start_log
-from pipeline.flows.cluster import READ_CPUS, WRITE_CPUS, Pool
+from pipeline.flows.cluster import Pool
+from pipeline.flows.shares import READ_CPUS, WRITE_CPUS
 from pipeline.flows.stages import EncodeStage, ReadTask, read_and_tokenise
 from pipeline.flows.write_stage import WriteStage
 

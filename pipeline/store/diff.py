@@ -36,7 +36,7 @@ class Plan:
         selected: For each shard, whether each of its documents is to be encoded, bool [documents].
         duplicates: For each shard, whether a document's id was seen before it, bool [documents].
         first_shards: For each shard, the shard that holds the first of each of its duplicates, int32 [duplicates].
-        digests: For each shard, `ShardScan.digest` of what was compared, and is read again: it must be the same.
+        digests: For each shard that is read again, `ShardScan.digest` of what was compared: it must be the same.
         obsolete: Row ids to delete before publishing, uint64, sorted.
         num_unchanged: Documents already in the table as they are.
         num_deleted: Documents in the table whose id is not in the corpus.
@@ -101,9 +101,12 @@ def decide(
     """
     num_entries = sum(len(scan.ids) for scan in scans) + sum(len(part.ids) for part in known)
     num_bits = count_bits(num_entries, entries_a_bucket=entries_a_bucket)
-    return assemble(
-        [describe(scan) for scan in scans], _verdicts(scans, known, num_bits=num_bits, delete_missing=delete_missing)
+    plan = assemble(
+        [ShardFacts(len(scan.ids), b"") for scan in scans],
+        _verdicts(scans, known, num_bits=num_bits, delete_missing=delete_missing),
     )
+    digests = [scan.digest() if mask.any() else b"" for scan, mask in zip(scans, plan.selected, strict=True)]
+    return replace(plan, digests=digests)
 
 
 def _verdicts(

@@ -108,18 +108,23 @@ def load_scans(database: Database, version: int, rows: Sequence[int]) -> list[Sh
     """The hashes of some rows of a version that `list_scans` named; None for each that is gone or damaged."""
     try:
         dataset = database.open(_TABLE, version=version)
-        found = dataset.take(list(rows), columns=["digest", "ids", "contents"]).to_pylist()
+        found = dataset.take(list(rows), columns=["digest", "ids", "contents"])
     except (TableError, StorageError, OSError, ValueError) as error:
         _log.warning("%s cannot be read, so its shards are: %s", _place(database), _first_line(error))
         return [None] * len(rows)
-    return [_checked(row) for row in found]
+    return [_checked(*values) for values in zip(*map(_as_views, found.columns), strict=True)]
 
 
-def _checked(row: Mapping[str, bytes]) -> ShardScan | None:
-    if len(row["ids"]) != len(row["contents"]) or len(row["ids"]) % HASH_BYTES:
+def _as_views(column: pa.ChunkedArray) -> list[memoryview]:
+    """The bytes of each row, which are not copied."""
+    return [memoryview(value.as_buffer()) for value in column]
+
+
+def _checked(digest: memoryview, ids: memoryview, contents: memoryview) -> ShardScan | None:
+    if len(ids) != len(contents) or len(ids) % HASH_BYTES:
         return None
-    scan = ShardScan(as_hashes(row["ids"]), as_hashes(row["contents"]))
-    return scan if scan.digest() == row["digest"] else None
+    scan = ShardScan(as_hashes(ids), as_hashes(contents))
+    return scan if scan.digest() == digest.tobytes() else None
 
 
 def store_scans(database: Database, new: Iterable[NewScan], *, wanted: set[bytes]) -> None:

@@ -7,13 +7,14 @@ Compact arrays are sorted and searched, never put into a Python set. Pure numpy;
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.store.buckets import PlacedDocuments, count_bits, group, in_order, join_documents, shards_of
-from pipeline.store.hashes import Hashes, pick
+from pipeline.store.hashes import Hashes, Some, pick
 from pipeline.store.known import KnownRows, join_known
 
 _Mask = NDArray[np.bool_]
@@ -21,6 +22,8 @@ _Positions = NDArray[np.intp]
 # What is sorted and searched at once lies in a core's own cache, and its scratch is the scratch of the last: in one
 # piece, two million entries take three times as long, most of it waiting for memory.
 ENTRIES_AT_ONCE = 2**16
+# Sorting and picking leave Python free, and a second core is seldom busy while a corpus is compared.
+_THREADS = 2
 # Words that differ by less are not told apart by `_order`.
 _UNSORTED = np.uint64(2**16)
 
@@ -71,11 +74,14 @@ def decide_bucket(
     # by the other half than buckets go by, of which all these ids may share the beginning
     num_bits = count_bits(len(documents.ids) + len(rows.ids), entries_a_bucket=entries_at_once)
     few_documents, few_rows = group(documents.ids[:, 1], num_bits=num_bits), group(rows.ids[:, 1], num_bits=num_bits)
-    verdicts = [
-        _decide(documents.take(some), rows.take(others), delete_missing=delete_missing)
-        for some, others in zip(few_documents, few_rows, strict=True)
-    ]
-    return verdicts[0] if len(verdicts) == 1 else _join(verdicts)
+
+    def decide(some: Some, others: Some) -> Verdict:
+        return _decide(documents.take(some), rows.take(others), delete_missing=delete_missing)
+
+    if num_bits == 0:
+        return decide(*few_documents, *few_rows)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return _join(list(pool.map(decide, few_documents, few_rows)))
 
 
 def _join(verdicts: Sequence[Verdict]) -> Verdict:

@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 import pytest
+from ray.autoscaler.v2 import utils as autoscaler_utils
 
 from pipeline.errors import ClusterError
 from pipeline.flows import cluster
@@ -97,7 +98,7 @@ def test_a_cluster_grows_when_an_autoscaler_names_kinds_of_node(
     monkeypatch: pytest.MonkeyPatch, status: Any, grows: bool
 ) -> None:
     raw = json.dumps(status).encode() if isinstance(status, dict) else status
-    monkeypatch.setattr(cluster, "is_autoscaler_v2", lambda **_: False)
+    monkeypatch.setattr(autoscaler_utils, "is_autoscaler_v2", lambda **_: False)
     monkeypatch.setattr(cluster.internal_kv, "_internal_kv_get", lambda _: raw)
     assert cluster._autoscales() is grows
 

@@ -27,7 +27,7 @@ from pipeline.store.known import KnownRows, read_known
 
 _MAX_RETRIES = 3
 # Half a second of a core: less is read sooner than a process for it would have started.
-_KNOWN_ROWS_A_TASK = 500_000
+_KNOWN_ROWS_A_TASK = 2_500_000
 # 0.7 GB, which a task that reads them holds twice for a moment.
 _MAX_KNOWN_ROWS_A_TASK = 2**24
 

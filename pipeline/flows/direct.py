@@ -37,6 +37,8 @@ _TEXT_BYTES = 2**20
 _HASHING_TEXT_BYTES = 64 * 2**20
 # Without a model, reading and tokenising are all the work, and cores share it; a model would be loaded in each process.
 _HASHING_TASKS = 4
+# As long as a process takes to start on a slow machine.
+_READY_S = 3.0
 
 Results = list[dict[str, Any]]
 
@@ -55,7 +57,9 @@ def suits_one_task(num_documents: int, *, kind: str, commit_rows: int, most: int
     return 0 < num_documents <= min(most, commit_rows)
 
 
-def encode_directly(settings: StreamSettings, plan: Any, shards: Sequence[int], *, schema: pa.Schema) -> Results | None:
+def encode_directly(
+    settings: StreamSettings, plan: Any, shards: Sequence[int], *, schema: pa.Schema, ready: Any = None
+) -> Results | None:
     """What each window of fragments says of itself, as `stream` yields it; None where it is left to the pool.
 
     That is where the shards hold too much, or a task's process died.
@@ -65,6 +69,7 @@ def encode_directly(settings: StreamSettings, plan: Any, shards: Sequence[int], 
         plan: Reference to a `Plan`.
         shards: Positions of the shards to read.
         schema: Of the documents table.
+        ready: Reference to what has a process get ready for one of several tasks.
     """
     hashing = settings.read.encoder.model.startswith(HASHING_SCHEME)
     most_bytes = _HASHING_TEXT_BYTES if hashing else _TEXT_BYTES
@@ -74,7 +79,12 @@ def encode_directly(settings: StreamSettings, plan: Any, shards: Sequence[int], 
     num_tasks = min(len(shards), _HASHING_TASKS, max(1, int(ray.cluster_resources().get("CPU", 1)))) if hashing else 1
     task = _encode.options(num_cpus=pool.cpus, num_gpus=pool.gpus or None)
     inputs = [ray.put(settings.read), plan]
-    parts = [task.remote(settings, inputs, list(shards[number::num_tasks]), schema) for number in range(num_tasks)]
+    parts = []
+    for number in range(num_tasks):
+        parts.append(task.remote(settings, inputs, list(shards[number::num_tasks]), schema))
+        if number == 0 and num_tasks > 1 and ready is not None:
+            # the first goes to a process that has compared; with this one still busy, Ray would start a third
+            ray.wait([ready], timeout=_READY_S)
     try:
         results: Results = list(chain.from_iterable(ray.get(parts)))
         parts = []

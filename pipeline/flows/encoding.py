@@ -122,7 +122,8 @@ def _results(
     kind, most = run.bundle.checkpoint.kind, run.settings.pool.direct_documents
     if suits_one_task(summary.num_selected, kind=kind, commit_rows=commit_rows, most=most):
         run.reporter.say(f"encoding on {run.pool.device} without a pool")
-        if (results := encode_directly(settings, plan, summary.shards_to_read, schema=schema)) is not None:
+        shards, ready = summary.shards_to_read, run.getting_ready
+        if (results := encode_directly(settings, plan, shards, schema=schema, ready=ready)) is not None:
             return results, None
     run.reporter.say(f"encoding on {run.pool.describe()}")
     allowance = Allowance.of(commit_rows, encoders=run.pool.max_size)

@@ -40,6 +40,7 @@ from pipeline.flows.rebuild import check_unpublished, describe_rebuild
 from pipeline.flows.report import RunReport
 from pipeline.flows.run import Run, set_aside
 from pipeline.flows.scan import CorpusScan, in_flushes
+from pipeline.flows.stages import get_ready
 from pipeline.flows.unreadable import note_unreadable
 from pipeline.flows.writing import Say, new_run_id, writing
 from pipeline.model.bundle import ModelBundle, open_bundle
@@ -201,6 +202,9 @@ def _scan(run: Run, resources: Resources) -> tuple[Any, PlanSummary]:
     if scan.num_known:
         run.reporter.say(f"{scan.num_known:,} of {len(run.shards):,} shards have not changed and were not opened")
     note_unreadable(run, scan.known_rejected)
+    if scan.fresh and known.num_rows:
+        # something has changed, and is perhaps so little that it takes no longer than a process needs to start
+        run.getting_ready = get_ready(run.bundle.settings, device=run.pool.device)
     how = Comparison(run.sees_all, corpus.limit, scan.num_documents, scan.fresh)
     plan, summary = decide_remotely(scan.packs, known, how, packs_with_offsets=scan.packs_with_offsets)
     report.documents_read = summary.num_documents + report.documents_quarantined

@@ -6,6 +6,7 @@ Made by the index flow; knows no step.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.flows.cluster import Pool
 from pipeline.flows.progress import Reporter
@@ -23,6 +24,7 @@ class Run:
 
     Attributes:
         unreadable: URIs, as rows name them, of shards that could not be read to their end.
+        getting_ready: Reference to what `stages.get_ready` began, if it did.
     """
 
     settings: IndexSettings
@@ -35,6 +37,7 @@ class Run:
     pool: Pool
     writer: Writer
     unreadable: set[str] = field(default_factory=set)
+    getting_ready: Any = None
 
     @property
     def sees_all(self) -> bool:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -21,10 +22,11 @@ import pyarrow as pa
 import ray
 
 from pipeline.corpus.read import read_shard
-from pipeline.errors import CorpusChanged
+from pipeline.errors import CorpusChanged, T1Error
 from pipeline.flows.allowance import Allowance
 from pipeline.flows.careful import encode_carefully
 from pipeline.flows.packing import pack
+from pipeline.flows.shares import READ_CPUS
 from pipeline.model.bundle import ModelBundle, open_bundle
 from pipeline.model.encoder import Encoded
 from pipeline.model.load import load_encoder
@@ -51,6 +53,17 @@ class ReadTask:
 @lru_cache(maxsize=2)
 def _bundle(settings: ModelSettings, device: str) -> ModelBundle:
     return open_bundle(settings, device=device)
+
+
+@ray.remote(num_cpus=READ_CPUS, max_retries=0)  # type: ignore[untyped-decorator]
+def _get_ready(settings: ModelSettings, device: str) -> None:
+    with suppress(T1Error):  # whoever reads first says it
+        _bundle(settings, device)
+
+
+def get_ready(settings: ModelSettings, *, device: str) -> Any:
+    """Has a process of Ray's load what reading and tokenising need, while others do something else; a reference."""
+    return _get_ready.remote(settings, device)
 
 
 def read_and_tokenise(batch: dict[str, Any], *, task: Any, plan: Any) -> Iterator[pa.Table]:

@@ -129,11 +129,12 @@ def _best_others(
         if not batch.num_rows:
             continue
         vectors = _matrix(batch.column("vector"))
-        scores = units @ vectors.T
-        scores /= _norms(vectors)  # the sample is smaller than most vectors are long
+        norms, scores = _norms(vectors), units @ vectors.T
         _, own, at = np.intersect1d(row_ids, batch.column("_rowid").to_numpy(), return_indices=True)
         scores[own, at] = -np.inf
-        # sorting is dear, and after the first batches hardly any row is among the best of anyone
-        both = np.concatenate([best, scores[:, (scores > best[:, -1:]).any(axis=0)]], axis=1)
+        # after the first batches hardly any row is among the best of anyone; what is left out is not, whatever its norm
+        least = best[:, -1:] * np.where(best[:, -1:] > 0, norms.min(), norms.max())
+        some = np.flatnonzero((scores > least).any(axis=0))
+        both = np.concatenate([best, scores[:, some] / norms[some]], axis=1)
         best = -np.sort(np.partition(-both, count - 1, axis=1)[:, :count], axis=1)
     return best

@@ -6,6 +6,7 @@ Knows nothing of files, models, tables or Ray; everybody imports it.
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -190,6 +191,7 @@ class Trajectory:
 
 
 QUARANTINE_TEXT_CHARS = 2_000
+_length = struct.Struct("<Q").pack
 
 
 def content_hash(title: str, text: str, metadata: str) -> bytes:
@@ -201,8 +203,7 @@ def content_hash(title: str, text: str, metadata: str) -> bytes:
     one = title.encode("utf-8", "surrogatepass")
     two = text.encode("utf-8", "surrogatepass")
     three = metadata.encode("utf-8", "surrogatepass")
-    lengths = [len(part).to_bytes(8, "little") for part in (one, two, three)]
-    whole = b"".join((lengths[0], one, lengths[1], two, lengths[2], three))
+    whole = b"".join((_length(len(one)), one, _length(len(two)), two, _length(len(three)), three))
     return hashlib.blake2b(whole, digest_size=HASH_BYTES).digest()
 
 

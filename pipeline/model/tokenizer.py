@@ -14,8 +14,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer
 
 from pipeline.errors import ModelError
@@ -96,6 +94,10 @@ class TextTokenizer:
         Raises:
             ModelError: the template is broken, or refuses a system turn.
         """
+        # a fiftieth of a second, which processes that only tokenise have no use for
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
         if self._template is None:
             raise ModelError("this model has no chat template")
         source, names = self._template
@@ -121,6 +123,8 @@ class TextTokenizer:
 
 
 def _refuse(message: str) -> None:
+    from jinja2 import TemplateError
+
     raise TemplateError(message)
 
 

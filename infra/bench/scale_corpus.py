@@ -58,13 +58,13 @@ def write_corpus(folder: Path, prose: Prose, *, documents: int) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def change_documents(folder: Path, prose: Prose, *, documents: int, changed: int) -> int:
-    """Gives documents a new text in place, a fifth of a shard at most; returns in how many shards."""
+def change_documents(folder: Path, prose: Prose, *, documents: int, changed: int, night: int = 1) -> int:
+    """Gives documents a text of this night in place, a fifth of a shard at most; returns in how many shards."""
     for number, first in enumerate(range(0, documents, DOCUMENTS_PER_SHARD)):
         count = min(DOCUMENTS_PER_SHARD, documents - first)
         share = min(changed, max(1, count // 5))
         texts = prose.texts(count, seed=number)
-        texts[:share] = prose.texts(share, seed=number + 1_000_003)
+        texts[:share] = prose.texts(share, seed=number + 1_000_003 * night)
         _write_shard(shard_path(folder, number), first, texts)
         changed -= share
         if not changed:

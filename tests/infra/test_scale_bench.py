@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -41,6 +42,8 @@ def test_changed_documents_are_changed_in_place(tmp_path: Path, prose: Prose) ->
     assert change_documents(tmp_path / "a", prose, documents=count, changed=126) == 1
     after = _lines(tmp_path / "a")
     assert sum(a != b for a, b in zip(before, after, strict=True)) == 126
+    assert change_documents(tmp_path / "a", prose, documents=count, changed=126, night=2) == 1
+    assert sum(a != b for a, b in zip(_lines(tmp_path / "a"), after, strict=True)) == 126
     assert [json.loads(line)["id"] for line in after] == [json.loads(line)["id"] for line in before]
 
 
@@ -49,7 +52,7 @@ def _size(documents: int, seconds: float, driver_bytes: int) -> dict[str, object
         "seconds": seconds, "cpu_seconds": 2 * seconds, "documents_per_s": documents / seconds,
         "driver_peak_bytes": driver_bytes, "worker_peak_bytes": 10**8,
         "memory": {"growth": 0.02, "bytes_by_fifth": [driver_bytes] * 5},
-        "commits": {"median_ms": 4.0, "first_tenth_ms": 4.0, "last_tenth_ms": 4.2, "slope_ms_per_commit": 0.001},
+        "commits": {"median_ms": 4.0, "slope_ms_per_commit": 0.001, "growth": 0.05},
     }  # fmt: skip
     return {
         "documents": documents, "cores": 2, "table_bytes": {"data": documents * 500},
@@ -67,7 +70,16 @@ def test_needs_follow_the_slopes_between_two_sizes() -> None:
     assert needs["table_gigabytes"] == pytest.approx(50)
     bars = scale.bars(small, large)
     assert bars["driver memory at its peak, between the sizes, at most"][0] == pytest.approx(0.045)
+    assert bars["commit time, growth from the first to the last, at most"] == (0.05, 0.25)
     assert bars["1 % changed, share of the first run, at most"][0] == pytest.approx(0.02)
+
+
+def test_growth_is_that_of_the_line_and_not_of_single_commits() -> None:
+    steady = [4.0 + 0.02 * number for number in range(101)]
+    assert scale._line(np.array(steady)) == pytest.approx((0.02, 4.0))
+    disturbed = [value * (5 if number % 7 == 3 else 1) for number, value in enumerate(steady)]
+    assert scale._line(np.array(disturbed)) == pytest.approx((0.02, 4.0), rel=0.2)
+    assert scale._line(np.array([4.0])) == (0.0, 4.0)
 
 
 @pytest.mark.ray

@@ -194,8 +194,8 @@ def show(size: dict[str, Any]) -> None:
             f"{run['worker_peak_bytes'] / 1e6:>7,.0f} MB largest worker{run['wall_seconds']:>8.1f} s with Ray's start"
         )
     click.echo(
-        f"  {commit['count']} commits, median {commit['median_ms']:.1f} ms, growing by {commit['growth']:.0%} (first tenth "
-        f"{commit['first_tenth_ms']:.1f} ms, last {commit['last_tenth_ms']:.1f} ms); {commit['merges']} merges "
+        f"  {commit['count']} commits, median {commit['median_ms']:.1f} ms, growing by {commit['growth']:.0%} (first "
+        f"tenth {commit['first_tenth_ms']:.1f} ms, last {commit['last_tenth_ms']:.1f} ms); {commit['merges']} merges "
         f"between them, {commit['longest_merge_ms']:.1f} ms at most"
     )
 

@@ -6,7 +6,7 @@ Called by the index flow. What is compared and how lies in `store.diff`; more th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from typing import Any
@@ -144,7 +144,7 @@ def divide(rows: Sequence[int], *, most: int) -> list[list[int]]:
 
 
 def decide_remotely(
-    packs: Sequence[Any], known: KnownReading, how: Comparison, *, packs_with_offsets: Sequence[Any] = ()
+    packs: Sequence[Any], known: KnownReading, how: Comparison, *, packs_with_offsets: Mapping[int, Any] | None = None
 ) -> tuple[Any, PlanSummary]:
     """Compares the scans with the table in a task of its own, or in many where that would hold too much.
 
@@ -152,7 +152,7 @@ def decide_remotely(
         packs: References to `Pack`s; a shard that is in none has no documents.
         known: From `start_reading`.
         how: What is made of the two.
-        packs_with_offsets: Those of shards of which only what is encoded need be read again.
+        packs_with_offsets: Those of shards of which only what is encoded need be read again, by position.
 
     Returns:
         A reference to the `Plan`, and its counts.
@@ -161,7 +161,7 @@ def decide_remotely(
         # a task that waits for them itself makes Ray start another process, for a second of a core; scans are done
         ray.wait(list(known.parts), num_returns=len(known.parts), fetch_local=False)
     spread = _spread(packs, known, how)
-    plan, summary = _decide.remote(list(packs), list(known.parts), how, spread, list(packs_with_offsets))
+    plan, summary = _decide.remote(list(packs), list(known.parts), how, spread, dict(packs_with_offsets or {}))
     return plan, ray.get(summary)
 
 
@@ -178,7 +178,7 @@ def _spread(packs: Sequence[Any], known: KnownReading, how: Comparison) -> Shuff
 
 @ray.remote(num_cpus=READ_CPUS, max_retries=_MAX_RETRIES, num_returns=2)  # type: ignore[untyped-decorator]
 def _decide(
-    packs: list[Any], known: list[Any], how: Comparison, spread: Shuffle | None, packs_with_offsets: list[Any]
+    packs: list[Any], known: list[Any], how: Comparison, spread: Shuffle | None, packs_with_offsets: dict[int, Any]
 ) -> tuple[Plan, PlanSummary]:
     num_shards = len(how.num_documents)
     nothing = ShardScan(*np.empty((2, 0, 2), np.uint64))
@@ -190,7 +190,8 @@ def _decide(
         facts, verdicts = decide_buckets(packs, known, spread)
         no_documents = describe(nothing)
         plan = assemble([facts.get(position, no_documents) for position in range(num_shards)], verdicts)
-    plan = narrow(plan, chain.from_iterable(map(ray.get, packs_with_offsets)))
+    read_again = (pack for position, pack in packs_with_offsets.items() if plan.selected[position].any())
+    plan = narrow(plan, chain.from_iterable(map(ray.get, read_again)))
     return plan, _summarise(plan, how)
 
 

@@ -202,8 +202,8 @@ def _scan(run: Run, resources: Resources) -> tuple[Any, PlanSummary]:
     if scan.num_known:
         run.reporter.say(f"{scan.num_known:,} of {len(run.shards):,} shards have not changed and were not opened")
     note_unreadable(run, scan.known_rejected)
-    if scan.fresh and known.num_rows:
-        # something has changed, and is perhaps so little that it takes no longer than a process needs to start
+    if scan.fresh and known.num_rows and run.bundle.checkpoint.kind == "hashing":
+        # what has changed is perhaps so little that two tasks encode it, sooner than the second's process would start
         run.getting_ready = get_ready(run.bundle.settings, device=run.pool.device)
     how = Comparison(run.sees_all, corpus.limit, scan.num_documents, scan.fresh)
     plan, summary = decide_remotely(scan.packs, known, how, packs_with_offsets=scan.packs_with_offsets)

@@ -8,6 +8,7 @@ since, are not opened. Hashes stay in Ray's object store; the driver holds count
 from __future__ import annotations
 
 import logging
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,9 +95,9 @@ class CorpusScan:
         return frozenset(self._fresh)
 
     @property
-    def packs_with_offsets(self) -> list[Any]:
-        """Those of `packs` whose scans may have them."""
-        return [found.pack for found in self._fresh.values()] if self._keeps_offsets else []
+    def packs_with_offsets(self) -> dict[int, Any]:
+        """Those of `packs` whose scans may have them, by the position of their shard."""
+        return {position: found.pack for position, found in self._fresh.items()} if self._keeps_offsets else {}
 
     def read(self, num_cpus: float) -> Iterator[Sequence[Rejected]]:
         """Scans what has to be, in parallel, a bounded number of shards at a time.
@@ -217,7 +218,7 @@ def scan_shard(
         keeps_offsets: Whether the scan has them.
     """
     ids, contents, rejected, before = bytearray(), bytearray(), [], []
-    offsets: list[int] = []
+    offsets = array("q")
     num_documents = 0
     for row in read_shard(shard, fields, max_text_chars=max_text_chars):
         if isinstance(row, Rejected):
@@ -231,7 +232,7 @@ def scan_shard(
         num_documents += 1
         if limit is not None and num_documents >= limit:
             break
-    places = np.array(offsets, np.int64) if keeps_offsets else None
+    places = np.frombuffer(offsets, np.int64) if keeps_offsets else None
     scan = ShardScan(as_hashes(bytes(ids)), as_hashes(bytes(contents)), places)
     return [(position, scan)], ScanCounts(num_documents, tuple(rejected), tuple(before))
 

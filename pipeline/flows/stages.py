@@ -22,7 +22,7 @@ import pyarrow as pa
 import ray
 
 from pipeline.corpus.read import read_shard
-from pipeline.errors import CorpusChanged, T1Error
+from pipeline.errors import ClusterError, CorpusChanged
 from pipeline.flows.allowance import Allowance
 from pipeline.flows.careful import encode_carefully
 from pipeline.flows.packing import pack
@@ -57,7 +57,7 @@ def _bundle(settings: ModelSettings, device: str) -> ModelBundle:
 
 @ray.remote(num_cpus=READ_CPUS, max_retries=0)  # type: ignore[untyped-decorator]
 def _get_ready(settings: ModelSettings, device: str) -> None:
-    with suppress(T1Error):  # whoever reads first says it
+    with suppress(Exception):  # whoever reads first says it
         _bundle(settings, device)
 
 
@@ -96,6 +96,11 @@ def _read_ahead(documents: Iterator[Document], size: int) -> Iterator[list[Docum
 
 def _selected(task: ReadTask, plan: Plan, position: int) -> Iterator[Document]:
     shard, mask = task.shards[position], plan.selected[position]
+    if not mask.any():
+        raise ClusterError(
+            f"a node went, and with it what was to be read of {redact(shard.uri)}; nothing was published: run the same "
+            "command again, which goes on from here"
+        )
     only = None
     if (offsets := plan.offsets.get(position)) is not None:
         only, mask = frozenset(offsets.tolist()), np.ones(len(offsets), np.bool_)

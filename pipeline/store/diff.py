@@ -26,6 +26,8 @@ _Value = TypeVar("_Value", bound=np.generic)
 ENTRIES_A_BUCKET = 2**23
 # Of a shard's documents: with more of them to be read, passing over the rest is not worth their offsets.
 _SMALL_SHARE = 0.5
+# And of any shard; a reading task holds them as a set, of some 70 bytes each.
+_MAX_OFFSETS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class Plan:
         selected: For each shard, whether each of its documents is to be encoded, bool [documents].
         duplicates: For each shard, whether a document's id was seen before it, bool [documents].
         first_shards: For each shard, the shard that holds the first of each of its duplicates, int32 [duplicates].
-        digests: For each shard that is read again, `ShardScan.digest` of what was compared: it must be the same.
+        digests: For each shard that is read again, `ShardScan.digest` of those documents that are read, as they were
+            when they were compared: it must be the same.
         obsolete: Row ids to delete before publishing, uint64, sorted.
         num_unchanged: Documents already in the table as they are.
         num_deleted: Documents in the table whose id is not in the corpus.
@@ -88,10 +91,10 @@ def decide(
     in the table is unchanged; any other is encoded. Rows of changed, and with `delete_missing` of absent, documents are
     obsolete, and so are rows that repeat a row.
 
-    Memory, beside the scans (32 bytes a document) and the rows (44 each) in the object store: the plan, of two bytes a
-    document, and for a moment some twenty for each duplicate and each row that goes; the number of the bucket, of one
-    byte a document or row (two where there are more than 256 buckets); and scratch of one bucket, which does not grow:
-    0.5 GB at 20 million documents and as many rows, 0.7 GB at 50 million.
+    Memory, beside the scans (32 bytes a document, 40 with offsets) and the rows (44 each) in the object store: a plan
+    of two bytes a document, and for a moment some twenty for each duplicate and each row that goes; the number of the
+    bucket, of one byte a document or row (two where there are more than 256 buckets); and scratch of one bucket, which
+    does not grow: 0.5 GB at 20 million documents and as many rows, 0.7 GB at 50 million.
 
     Args:
         scans: One a shard, in the corpus's order.
@@ -154,14 +157,16 @@ def narrow(plan: Plan, scans: Iterable[tuple[int, ShardScan]]) -> Plan:
 
     Args:
         plan: From `assemble`.
-        scans: Of some shards, each with its shard's position; those that kept no offsets are read whole.
+        scans: Of some shards, each with its shard's position. One that kept no offsets is read whole, and so is one
+            that is not what was compared: Ray has made it again, of a shard that was perhaps rewritten.
     """
     digests, offsets = list(plan.digests), dict(plan.offsets)
     for position, scan in scans:
-        some = np.flatnonzero(plan.selected[position])
-        if scan.offsets is not None and 0 < len(some) <= _SMALL_SHARE * len(scan.ids):
-            offsets[position] = scan.offsets[some]
-            digests[position] = scan.take(some).digest()
+        some, compared = np.flatnonzero(plan.selected[position]), scan.first(len(plan.selected[position]))
+        is_little = 0 < len(some) <= min(_MAX_OFFSETS, _SMALL_SHARE * len(compared.ids))
+        if compared.offsets is not None and is_little and compared.digest() == digests[position]:
+            offsets[position] = compared.offsets[some]
+            digests[position] = compared.take(some).digest()
     return replace(plan, digests=digests, offsets=offsets)
 
 

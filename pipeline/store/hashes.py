@@ -18,7 +18,6 @@ Hashes = NDArray[np.uint64]
 Some = slice | NDArray[np.intp]
 _Value = TypeVar("_Value", bound=np.generic)
 
-
 # What a scanner of a documents table is asked for instead of ids: Lance hashes where it reads, in a fifth of the time
 # that Python takes for the same.
 ID_HASH = "sha256(id)"

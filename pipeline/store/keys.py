@@ -1,7 +1,6 @@
 """Which keys a version holds: how many documents, and whether an (id, chunk) comes twice.
 
-Read from ids and chunk numbers alone, without an index and without a Python object an id. Called by the gate, and by
-the index flow while indexes are built.
+Read from ids and chunk numbers alone, without an index and without a Python object an id. Called by the gate.
 """
 
 from __future__ import annotations

@@ -100,9 +100,9 @@ def _matrix(column: object) -> NDArray[np.float32]:
 
 
 def _norms(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The length of each vector, [rows]; 1 for zeros."""
+    """The length of each vector, [rows]; 1 for zeros and what is no number, or one such would hide its whole batch."""
     norms: NDArray[np.float32] = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    norms[norms == 0] = 1
+    norms[~(norms > 0)] = 1
     return norms
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -113,3 +114,35 @@ def test_tasks_share_the_shards_where_no_model_is_loaded(tmp_path: Path, monkeyp
     assert sorted(row["id"] for row in table_rows(tmp_path / "db")) == sorted(names)
     assert len(shares) == min(4, int(ray.cluster_resources()["CPU"]))
     assert sorted(position for share in shares for position in share) == list(range(5))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_process_gets_ready_only_where_something_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow, begun = import_module("pipeline.flows.index"), []
+    get_ready = flow.get_ready
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        begun.append(get_ready(*arguments, **named))
+        return begun[-1]
+
+    monkeypatch.setattr(flow, "get_ready", watched)
+    corpus, settings = tmp_path / "corpus", settings_for(tmp_path / "corpus", tmp_path / "db")
+    for shard in "ab":
+        write_jsonl(corpus / f"{shard}.jsonl", [document(f"{shard}{number}") for number in range(6)])
+    for _ in range(2):
+        index(settings, quiet=True)
+        assert begun == []
+    for shard in "ab":
+        changed = [document(f"{shard}{number}", "other" if number == 4 else "") for number in range(6)]
+        write_jsonl(corpus / f"{shard}.jsonl", changed)
+    report = index(settings, quiet=True)
+    assert (report.documents_encoded, len(begun)) == (2, 1)
+    assert [row["text"] == "other" for row in table_rows(tmp_path / "db")] == 2 * [
+        False,
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]

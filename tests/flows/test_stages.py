@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.corpus import jsonl
 from pipeline.corpus.locate import locate
-from pipeline.errors import CorpusChanged
+from pipeline.errors import ClusterError, CorpusChanged
+from pipeline.flows import stages
 from pipeline.flows.scan import CorpusScan, scan_shard
 from pipeline.flows.stages import EncodeStage, ReadTask, _documents_table, _read_ahead, _selected
 from pipeline.flows.write_stage import write_fragments
@@ -115,15 +120,72 @@ def test_few_documents_of_a_shard_that_was_rewritten(tmp_path: Path, now: list[s
         list(_selected(_task(corpus), plan, 0))
 
 
-def test_a_shard_of_which_much_is_read_or_whose_rows_are_no_lines_is_read_whole(tmp_path: Path) -> None:
-    fields = FieldMap(text="text", id="id")
+def test_a_shard_of_which_much_is_read_is_read_whole(tmp_path: Path) -> None:
     corpus = write_jsonl(tmp_path / "c.jsonl", map(document, "abc"))
     scan = _scan_with_offsets(corpus)
     plan = narrow(_plan("abc", True, False, True), [(0, scan)])
     assert (plan.offsets, plan.digests) == ({}, [scan.digest()])
-    shards = locate([str(corpus)])
-    every = CorpusScan(Database.at(str(tmp_path / "db")), shards, fields, max_text_chars=9, limit=None)
-    assert every.packs_with_offsets == []
+
+
+def test_a_scan_that_was_made_again_of_another_file_narrows_nothing(tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", map(document, "abcadef"))
+    compared = _plan("abcdef", False, False, False, True, False, False)
+    plan = narrow(compared, [(0, _scan_with_offsets(corpus))])
+    assert (plan.offsets, plan.digests) == ({}, compared.digests)
+    with pytest.raises(CorpusChanged):
+        list(_selected(_task(corpus), plan, 0))
+
+
+def test_a_plan_that_was_made_again_without_a_shard_is_said(tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", map(document, "ab"))
+    for plan in (_plan("ab", False, False), _plan("")):
+        with pytest.raises(ClusterError, match="a node went"):
+            list(_selected(_task(corpus), plan, 0))
+
+
+def test_where_rows_are_no_lines_no_offsets_are_kept(tmp_path: Path) -> None:
+    table = tmp_path / "c.csv"
+    table.write_text("id,text\na,one\nb,two\nc,three\n", encoding="utf-8")
+    database = Database.at(str(tmp_path / "db"))
+    scan = CorpusScan(
+        database, locate([str(tmp_path)]), FieldMap(text="text", id="id"), max_text_chars=99, limit=None,
+        keeps_offsets=True,
+    )  # fmt: skip
+    found, _ = scan_shard(*scan._arguments(0))
+    assert [(len(one.ids), one.offsets) for _, one in found] == [(3, None)]
+
+
+_LINES = ["\n", "{broken\n", '["no object"]\n', '{"id": "e", "text": " "}\n', "\r\n", '{"text": "no id"}\n']
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), compressed=st.booleans(), bom=st.booleans(), split_bytes=st.sampled_from([40, 200, 10**6]))
+def test_what_is_read_of_few_lines_is_what_is_read_of_all(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, compressed: bool, bom: bool, split_bytes: int
+) -> None:
+    texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+    good = st.builds(lambda name, text: json.dumps(document(name, f"x{text}"), ensure_ascii=False) + "\n", texts, texts)
+    lines = data.draw(st.lists(good | st.sampled_from(_LINES), min_size=1, max_size=12))
+    raw = ("\ufeff" if bom else "").encode() + "".join(lines).encode()
+    corpus = tmp_path_factory.mktemp("few") / f"c.jsonl{'.gz' if compressed else ''}"
+    corpus.write_bytes(gzip.compress(raw) if compressed else raw)
+    shards = tuple(locate([str(corpus)], split_bytes=split_bytes))
+    task = replace(_task(corpus), shards=shards)
+    fields = FieldMap(text="text", id="id")
+    scans = [scan_shard(position, shard, fields, 10_000, None, True)[0][0] for position, shard in enumerate(shards)]
+    masks = [np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), np.bool_)
+             for n in (len(scan.ids) for _, scan in scans)]  # fmt: skip
+    digests, none = [scan.digest() for _, scan in scans], [np.zeros(0, np.int32)] * len(scans)
+    whole = Plan(masks, [~mask for mask in masks], none, digests, np.empty(0, np.uint64), 0, 0, 0, 0)
+    few = narrow(whole, scans)
+    for position in np.flatnonzero([mask.any() for mask in masks]).tolist():
+        assert list(_selected(task, few, position)) == list(_selected(task, whole, position))
+        is_little = masks[position].sum() <= len(masks[position]) / 2
+        assert (position in few.offsets) is bool(is_little)
+
+
+def test_a_process_that_cannot_get_ready_keeps_it_to_itself() -> None:
+    assert stages._get_ready._function(ModelSettings(model="/nowhere/at/all"), "cpu") is None
 
 
 def _documents(*texts: str) -> list[Document]:

@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ REGION = "us-east-1"
 BUCKET = "t1-local"
 START_TIMEOUT_S = 60
 START_ATTEMPTS = 3
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,20 +150,28 @@ def _tail(root: Path) -> str:
 
 
 def main() -> None:
-    """Serves a folder in the foreground."""
+    """Serves a folder in the foreground until it is told to stop, even while it starts; ends with code 0 then."""
     parser = argparse.ArgumentParser(prog="python -m infra.s3.server", description=running_s3.__doc__)
     parser.add_argument("folder", nargs="?", help="kept between runs; a temporary one when absent")
-    with ExitStack() as stack:
-        folder = parser.parse_args().folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="t1-s3-"))
+    given = parser.parse_args().folder
+    # Before anything is started or printed: whoever reads the last line may tell us to stop the moment it is there.
+    for number in _STOPPING:
+        signal.signal(number, _stop_once)
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
+        folder = given or stack.enter_context(tempfile.TemporaryDirectory(prefix="t1-s3-"))
         server = stack.enter_context(running_s3(folder))
         for name, value in server.environment.items():
             print(f"export {name}={shlex.quote(value)}")
         print(f"serving {folder} with the bucket s3://{BUCKET}; Ctrl-C ends it", file=sys.stderr)
         sys.stdout.flush()
-        stopped = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
-        stopped.wait()
+        threading.Event().wait()
+
+
+def _stop_once(*_: Any) -> None:
+    """Ends what main does; told again, it goes on cleaning up, so that the server does not outlive it."""
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

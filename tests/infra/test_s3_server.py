@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -144,3 +146,21 @@ def test_served_in_the_foreground_it_prints_the_environment(tmp_path: Path) -> N
         "export AWS_SECRET_ACCESS_KEY",
         "export AWS_ENDPOINT_URL",
     ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_stop_while_it_starts_it_leaves_no_server(tmp_path: Path, number: signal.Signals) -> None:
+    """At the first line of the server's log, before it answers."""
+    command = [sys.executable, "-m", "infra.s3.server", str(tmp_path)]
+    log = tmp_path / "weed.log"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and log.stat().st_size):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (server,) = psutil.Process(process.pid).children()
+        process.send_signal(number)
+        said, complaints = process.communicate(timeout=60)
+    assert (process.returncode, said, complaints) == (0, "", "")
+    assert not server.is_running()

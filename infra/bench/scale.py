@@ -4,8 +4,9 @@
 
 For each size: a generated corpus is indexed with the hashing encoder (plumbing only, so that what is measured is
 everything but a model; texts are tokenised by the default model's tokenizer), indexed again unchanged, and again with
-one document in a hundred changed in place, on each of three nights, of which the middle one counts: a run of seconds
-varies more than one of minutes. Prints a table, and what 100 million documents would need by these slopes.
+one document in a hundred changed in place. The first run and the changed one are made three times, each first run into
+a table of its own, each change upon the one before; the middle one counts, and the commits of all. Prints a table, and
+what 100 million documents would need by these slopes.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from infra.bench.scale_corpus import Prose, change_documents, write_corpus
+from infra.bench.scale_facts import commits, facts, memory
 from infra.bench.scale_run import Watched, watched_run
+from pipeline.model.builtin import default_model
 
 _TARGET_DOCUMENTS = 100_000_000
 _CHANGED_SHARE = 0.01
-_NIGHTS = 3
 # Five times the commits that the default makes, so that a slope would show; each takes half of it.
 _COMMIT_ROWS = 20_000
 _DIM = 64
@@ -42,100 +43,51 @@ def machine(cores: int) -> str:
     return f"{cores} of {os.cpu_count()} cores, {names[0] if names else platform.machine()}, Python {sys.version[:6]}"
 
 
-def measure(folder: Path, prose: Prose, *, documents: int, cores: int) -> dict[str, Any]:
-    """The three runs of one size, as facts."""
-    corpus, db = folder / "corpus", folder / "db"
+def measure(folder: Path, prose: Prose, *, documents: int, cores: int, repeats: int) -> dict[str, Any]:
+    """The three kinds of run of one size, as facts."""
+    corpus = folder / "corpus"
     corpus_bytes = write_corpus(corpus, prose, documents=documents)
-    settings = folder / "index.toml"
-    settings.write_text(
-        f'db = "{db}"\n[corpus]\nuris = ["{corpus}"]\n[encoder]\nmodel = "hashing://{_DIM}"\n'
-        f'[pool]\ndevice = "cpu"\ncpus_per_encoder = {_ENCODER_CPUS}\n[commit]\nmax_rows = {_COMMIT_ROWS}\n'
-    )
-    first = watched_run(settings, cores=cores)
-    table_bytes = {part.name: _size(part) for part in sorted((db / "documents.lance").iterdir())}
-    again = watched_run(settings, cores=cores)
     num_changed = max(1, int(documents * _CHANGED_SHARE))
-    nights = []
-    for night in range(1, _NIGHTS + 1):
+    firsts, nights, db = [], [], folder / "db"
+    for _ in range(repeats):
+        shutil.rmtree(db, ignore_errors=True)
+        firsts.append(_index(folder, corpus, db, cores=cores, encoded=documents))
+    table_bytes = {part.name: _size(part) for part in sorted((db / "documents.lance").iterdir())}
+    again = _index(folder, corpus, db, cores=cores, encoded=0)
+    for night in range(1, repeats + 1):
         shards = change_documents(corpus, prose, documents=documents, changed=num_changed, night=night)
-        nights.append(watched_run(settings, cores=cores))
-    for run, count in ((first, documents), (again, 0), *((night, num_changed) for night in nights)):
-        if run.report["documents_encoded"] != count:
-            raise RuntimeError(f"{run.report['documents_encoded']} documents encoded, expected {count}")
-    seconds = [night.report["seconds"] for night in nights]
-    changed = nights[int(np.argsort(seconds)[_NIGHTS // 2])]
+        nights.append(_index(folder, corpus, db, cores=cores, encoded=num_changed))
+    first, changed = _middle(firsts), _middle(nights)
     return {
         "documents": documents,
         "corpus_bytes": corpus_bytes,
         "table_bytes": table_bytes,
         "tokens_per_document": first.report["num_tokens"] / documents,
         "changed_shards": shards,
-        "first": facts(first) | {"memory": memory(first), "commits": commits(first)},
+        "first": facts(first) | _each(firsts) | {"memory": memory(first), "commits": commits(firsts)},
         "again": facts(again),
-        "changed": facts(changed) | {"seconds_by_night": seconds},
+        "changed": facts(changed) | _each(nights),
     }
 
 
-def facts(run: Watched) -> dict[str, Any]:
-    """A run's times and rates."""
-    seconds, read = run.report["seconds"], run.report["documents_read"]
-    return {
-        "seconds": seconds,
-        "stream_seconds": run.report["stream_seconds"],
-        "wall_seconds": round(run.wall_s, 2),
-        "cpu_seconds": round(run.cpu_s, 2),
-        "documents_per_s": read / seconds,
-        "documents_per_cpu_s": read / run.cpu_s,
-        "driver_peak_bytes": max((size for _, size in run.driver_bytes), default=0),
-        "worker_peak_bytes": run.worker_bytes,
-    }
+def _index(folder: Path, corpus: Path, db: Path, *, cores: int, encoded: int) -> Watched:
+    settings = folder / "index.toml"
+    settings.write_text(
+        f'db = "{db}"\n[corpus]\nuris = ["{corpus}"]\n[encoder]\nmodel = "hashing://{_DIM}"\n'
+        f'[pool]\ndevice = "cpu"\ncpus_per_encoder = {_ENCODER_CPUS}\n[commit]\nmax_rows = {_COMMIT_ROWS}\n'
+    )
+    run = watched_run(settings, cores=cores)
+    if run.report["documents_encoded"] != encoded:
+        raise RuntimeError(f"{run.report['documents_encoded']} documents encoded, expected {encoded}")
+    return run
 
 
-def memory(run: Watched) -> dict[str, Any]:
-    """The driver's memory from the first commit to the last, and at the end, where indexes are built and checked."""
-    begin, end = run.commits[0][2], run.commits[-1][2]
-    streaming = np.array([size for at, size in run.driver_bytes if begin <= at <= end] or [run.driver_bytes[0][1]])
-    fifths = [float(np.median(part)) for part in np.array_split(streaming, 5) if len(part)]
-    every = np.array([size for _, size in run.driver_bytes])
-    return {
-        "bytes_by_fifth": [int(size) for size in fifths],
-        "growth": fifths[-1] / fifths[0] - 1,
-        "peak_after_last_commit": max((size for at, size in run.driver_bytes if at > end), default=0),
-        "samples": [int(size) for size in every[np.linspace(0, len(every) - 1, min(41, len(every))).astype(int)]],
-    }
+def _middle(runs: list[Watched]) -> Watched:
+    return sorted(runs, key=lambda run: float(run.report["seconds"]))[len(runs) // 2]
 
 
-def commits(run: Watched) -> dict[str, Any]:
-    """Commit times, and whether they grow: by a line through all of them.
-
-    Tenths beside it, but ten commits of some milliseconds each, made while every core is busy, say little: shuffled,
-    the medians of two tenths are 0.69 to 1.43 of each other nine times in ten, the ends of the line 0.81 to 1.23.
-    """
-    seconds = np.array([s for _, s, _ in run.commits])
-    tenth = max(1, len(seconds) // 10)
-    # the first commit opens files and warms caches; the rest are what repeats
-    steady = seconds[1:] if len(seconds) > 2 * tenth else seconds
-    slope, begin = _line(steady)
-    return {
-        "count": len(seconds),
-        "median_ms": float(np.median(seconds) * 1e3),
-        "first_tenth_ms": float(np.median(steady[:tenth]) * 1e3),
-        "last_tenth_ms": float(np.median(steady[-tenth:]) * 1e3),
-        "each_ms": [round(value * 1e3, 2) for value in seconds.tolist()],
-        "slope_ms_per_commit": slope * 1e3,
-        "growth": slope * (len(steady) - 1) / begin,
-        "merges": len(run.merges),
-        "longest_merge_ms": max(run.merges, default=0.0) * 1e3,
-    }
-
-
-def _line(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Slope and beginning of the line that Theil and Sen draw: by the median of what any two values say."""
-    if len(values) < 2:
-        return 0.0, float(values[0])
-    one, other = np.triu_indices(len(values), 1)
-    slope = float(np.median((values[other] - values[one]) / (other - one)))
-    return slope, float(np.median(values - slope * np.arange(len(values))))
+def _each(runs: list[Watched]) -> dict[str, Any]:
+    return {"each_seconds": [run.report["seconds"] for run in runs]}
 
 
 def extrapolate(small: dict[str, Any], large: dict[str, Any]) -> dict[str, Any]:
@@ -176,8 +128,8 @@ def bars(small: dict[str, Any], large: dict[str, Any]) -> dict[str, tuple[float,
         "nothing changed, documents/s, at least": (large["again"]["documents_per_s"], 50_000),
         "1 % changed, share of the first run, at most": (large["changed"]["seconds"] / first["seconds"], 0.03),
         "driver memory, growth while encoding, at most": (first["memory"]["growth"], 0.10),
-        "driver memory while encoding, between the sizes, at most": (encoding, 0.10),
-        "driver memory at its peak, between the sizes, at most": (growth, 0.10),
+        "driver memory while encoding, between the sizes, at most": (abs(encoding), 0.10),
+        "driver memory at its peak, between the sizes, at most": (abs(growth), 0.10),
         "commit time, growth from the first to the last, at most": (commit["growth"], 0.25),
     }
 
@@ -194,9 +146,8 @@ def show(size: dict[str, Any]) -> None:
             f"{run['worker_peak_bytes'] / 1e6:>7,.0f} MB largest worker{run['wall_seconds']:>8.1f} s with Ray's start"
         )
     click.echo(
-        f"  {commit['count']} commits, median {commit['median_ms']:.1f} ms, growing by {commit['growth']:.0%} (first "
-        f"tenth {commit['first_tenth_ms']:.1f} ms, last {commit['last_tenth_ms']:.1f} ms); {commit['merges']} merges "
-        f"between them, {commit['longest_merge_ms']:.1f} ms at most"
+        f"  {commit['count']} commits a first run, median {commit['median_ms']:.1f} ms, growing by "
+        f"{commit['growth']:.0%}; {commit['merges']} merges between them, {commit['longest_merge_ms']:.1f} ms at most"
     )
 
 
@@ -206,16 +157,18 @@ def _size(path: Path) -> int:
 
 @click.command()
 @click.option("--documents", multiple=True, type=int, help="A size; several times.  [default: 100000 and 1000000]")
+@click.option("--repeats", default=3, show_default=True, help="First runs, and nights on which a hundredth changes.")
 @click.option("--cores", default=2, show_default=True, help="Cores to run on, and CPUs that Ray is told of.")
 @click.option("--scratch", type=click.Path(file_okay=False), help="Where corpora and tables go, for a while.")
 @click.option("--out", type=click.Path(dir_okay=False), help="JSON of everything measured.")
-def main(documents: tuple[int, ...], cores: int, scratch: str | None, out: str | None) -> None:
+def main(documents: tuple[int, ...], repeats: int, cores: int, scratch: str | None, out: str | None) -> None:
     """Measures how a run scales."""
+    default_model()  # its tokenizer is a run's; made from the package once a machine, which is no run's work
     prose = Prose()
     sizes = []
     for count in sorted(documents or (100_000, 1_000_000)):
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            size = measure(Path(folder), prose, documents=count, cores=cores) | {"cores": cores}
+            size = measure(Path(folder), prose, documents=count, cores=cores, repeats=repeats) | {"cores": cores}
         show(size)
         sizes.append(size)
     found: dict[str, Any] = {
@@ -225,7 +178,7 @@ def main(documents: tuple[int, ...], cores: int, scratch: str | None, out: str |
     if len(sizes) > 1:
         found |= {"bars": bars(sizes[0], sizes[-1]), "needs": extrapolate(sizes[0], sizes[-1])}
         for name, (value, bound) in found["bars"].items():
-            click.echo(f"{name:<60}{bound:>10,.2f}{value:>14,.2f}")
+            click.echo(f"{name:<60}{bound:>10,.3f}{value:>14,.3f}")
         for name, value in found["needs"].items():
             click.echo(f"{name:<60}{value:>24,.2f}")
     if out:

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 
 from infra.bench import scale
 from infra.bench.scale_corpus import DOCUMENTS_PER_SHARD, Prose, change_documents, write_corpus
+from infra.bench.scale_facts import commits, line
+from infra.bench.scale_run import Watched
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +77,31 @@ def test_needs_follow_the_slopes_between_two_sizes() -> None:
 
 
 def test_growth_is_that_of_the_line_and_not_of_single_commits() -> None:
-    steady = [4.0 + 0.02 * number for number in range(101)]
-    assert scale._line(np.array(steady)) == pytest.approx((0.02, 4.0))
-    disturbed = [value * (5 if number % 7 == 3 else 1) for number, value in enumerate(steady)]
-    assert scale._line(np.array(disturbed)) == pytest.approx((0.02, 4.0), rel=0.2)
-    assert scale._line(np.array([4.0])) == (0.0, 4.0)
+    numbers = np.arange(101)
+    steady = 4.0 + 0.02 * numbers
+    assert line(numbers, steady) == pytest.approx((0.02, 4.0))
+    disturbed = np.where(numbers % 7 == 3, 5 * steady, steady)
+    assert line(numbers, disturbed) == pytest.approx((0.02, 4.0), rel=0.2)
+    assert line(np.array([0]), np.array([4.0])) == (0.0, 4.0)
+
+
+def test_commits_of_several_runs_share_one_line() -> None:
+    """Of another number each, the first of each left out: it opens files."""
+    runs = [
+        Watched({}, [(n, 9.0 if n == 0 else level + 0.001 * (n - 1), 0.0) for n in range(count)])
+        for level, count in ((0.1, 101), (0.3, 99), (0.2, 101))
+    ]
+    found = commits(runs)
+    assert found["slope_ms_per_commit"] == pytest.approx(1.0)
+    assert found["growth"] == pytest.approx(99 * 0.001 / 0.2)
+    assert [len(each) for each in found["each_ms"]] == [101, 99, 101]
+    assert len(found["tenths_ms"]) == 10
 
 
 @pytest.mark.ray
 def test_a_tiny_run_of_all_three_kinds(tmp_path: Path) -> None:
     out = tmp_path / "scale.json"
-    arguments = ["--documents", "300", "--scratch", str(tmp_path), "--out", str(out)]
+    arguments = ["--documents", "300", "--repeats", "1", "--scratch", str(tmp_path), "--out", str(out)]
     result = CliRunner().invoke(scale.main, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     (size,) = json.loads(out.read_text(encoding="utf-8"))["sizes"]

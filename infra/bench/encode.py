@@ -23,6 +23,7 @@ import click
 import numpy as np
 
 from infra.bench import contenders
+from infra.bench.command import Benchmark
 from infra.bench.random_model import SHAPES, make_random_model
 from pipeline.model.bundle import ModelBundle, open_bundle
 from pipeline.model.load import load_encoder
@@ -175,8 +176,12 @@ def report(workload: Workload) -> dict[str, Any]:
     return found
 
 
-@click.command()
-@click.option("--corpus", help="JSONL with text and title; random words when left out.")
+@click.command(cls=Benchmark)
+@click.option(
+    "--corpus",
+    type=click.Path(exists=True, dir_okay=False),
+    help="JSONL with text and title; random words when left out.",
+)
 @click.option("--documents", default=192, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True)

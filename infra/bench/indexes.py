@@ -30,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from infra.bench.command import Benchmark
 from pipeline.flows.search import Searcher, read_queries
 from pipeline.store.database import Database
 
@@ -207,7 +208,7 @@ def show(row: dict[str, Any]) -> None:
     )
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--db", "uris", multiple=True, required=True, help="Databases of one model; the first encodes.")
 @click.option("--queries", "queries_path", required=True, help="Questions.")
 @click.option("--rows", default=200_000, show_default=True)

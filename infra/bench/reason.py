@@ -22,6 +22,7 @@ from typing import Any
 import click
 import numpy as np
 
+from infra.bench.command import Benchmark
 from infra.bench.encode import machine
 from infra.bench.random_model import SHAPES, make_random_model
 
@@ -139,7 +140,7 @@ def _measure(bundle: Any, texts: list[str], *, batch: int, max_tokens: int, devi
     return {**summarise(turns), **compare(texts_of["ours"], texts_of["padded"]), "turns": turns}
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--queries", required=True, type=click.Path(exists=True), help="JSONL with text.")
 @click.option("--num", default=64, show_default=True)
 @click.option("--batch", default=16, show_default=True, help="Of padded batches, and our engine's requests at a time.")

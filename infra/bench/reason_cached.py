@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from infra.bench.command import Benchmark
 from infra.bench.scale import machine
 from infra.bench.scale_corpus import Prose
 
@@ -57,7 +58,7 @@ def fill(db: str, texts: list[str]) -> None:
         ])  # fmt: skip
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--queries", "num_queries", default=10_000, show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False))
 def main(num_queries: int, out: str | None) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 import click
 
+from infra.bench.command import Benchmark
 from infra.bench.scale_corpus import Prose, change_documents, write_corpus
 from infra.bench.scale_facts import commits, facts, memory
 from infra.bench.scale_run import Watched, watched_run
@@ -155,7 +156,7 @@ def _size(path: Path) -> int:
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--documents", multiple=True, type=int, help="A size; several times.  [default: 100000 and 1000000]")
 @click.option("--repeats", default=3, show_default=True, help="First runs, and nights on which a hundredth changes.")
 @click.option("--cores", default=2, show_default=True, help="Cores to run on, and CPUs that Ray is told of.")

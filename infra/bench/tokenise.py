@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from infra.bench.command import Benchmark
 from infra.bench.scale import machine
 from infra.bench.scale_corpus import Prose
 from pipeline.corpus.fields import detect_fields
@@ -79,7 +80,7 @@ def measure(name: str, bodies: Iterator[str], library: Any) -> dict[str, Any]:
     }
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("files", nargs=-1)
 @click.option("--documents", default=50_000, show_default=True, help="Of each file, at most.")
 @click.option("--out", type=click.Path(dir_okay=False), help="JSON of everything measured.")

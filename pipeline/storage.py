@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +97,25 @@ def replace_file(uri: str, data: bytes) -> None:
         fs.pipe_file(path, data)  # stores show an object when it is complete
         return
     target = Path(path)
-    unfinished = target.with_name(f".{target.name}.unfinished")
+    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.unfinished")  # others may write it, too
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         unfinished.write_bytes(data)
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remove_file(uri: str) -> None:
+    """Removes a file; that it is gone already, by another's hand or an attempt whose answer was lost, is no error.
+
+    Raises:
+        StorageError: as `open_filesystem`.
+        OSError: it cannot be removed.
+    """
+    fs, path = open_filesystem(uri)
+    with suppress(FileNotFoundError):
+        fs.rm_file(path)
 
 
 def _fsspec_options(uri: str) -> dict[str, Any]:

@@ -219,8 +219,7 @@ def main(uris: tuple[str, ...], queries_path: str, rows: int, num_queries: int, 
     real = np.random.default_rng(0).permutation(read_vectors(uris))
     held_out, kept = real[: num_queries // 2], real[num_queries // 2 :]
     queries = draw_queries(uris[0], queries_path, held_out, num_queries)
-    vectors = augment(kept, rows + rows // 100, seed=0)
-    stored, more = vectors[:rows], vectors[rows:]
+    stored, more = np.split(augment(kept, rows + rows // 100, seed=0), [rows])
     truth, _ = nearest_of(stored, queries, _TOP_K)
     facts = {
         "real_vectors": len(kept), "rows": rows, "dim": real.shape[1], "queries": len(queries),
@@ -235,7 +234,7 @@ def main(uris: tuple[str, ...], queries_path: str, rows: int, num_queries: int, 
     )
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        uri = str(Path(folder) / "vectors.lance")
+        uri = f"{folder}/vectors.lance"
         lance.write_dataset(as_table(stored, 0), uri, enable_stable_row_ids=True, max_rows_per_file=rows // 4)
         for contender in contenders(rows, real.shape[1]):
             for line in measure(uri, contender, queries, truth):

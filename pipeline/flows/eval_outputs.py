@@ -19,7 +19,7 @@ from pipeline.evaluation.report import write_report
 from pipeline.evaluation.results import Evaluation
 from pipeline.evaluation.run_files import run_lines
 from pipeline.retry import retrying
-from pipeline.storage import join, normalise, open_filesystem, redact, replace_file
+from pipeline.storage import join, normalise, open_filesystem, redact, remove_file, replace_file
 
 _PROBE = ".t1-write-probe"
 
@@ -119,8 +119,7 @@ def _write(what: str, uri: str, data: bytes) -> None:
 def _try(what: str, probe: str, uri: str) -> None:
     with _writing(what, uri):
         retrying(lambda: replace_file(probe, b"t1"), what=f"writing {what} to {redact(uri)}")
-        fs, path = open_filesystem(probe)
-        retrying(lambda: fs.rm_file(path), what=f"writing {what} to {redact(uri)}")
+        retrying(lambda: remove_file(probe), what=f"writing {what} to {redact(uri)}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline.errors import StorageError, TableError
 from pipeline.retry import retrying
-from pipeline.storage import is_local, join, lance_options, normalise, open_filesystem, redact
+from pipeline.storage import is_local, join, lance_options, normalise, open_filesystem, redact, remove_file
 from pipeline.store.schema import read_fingerprint
 
 LIVE = "live"
@@ -97,12 +97,12 @@ class Database:
             StorageError: the folder cannot be written.
         """
         fs, path = open_filesystem(self.uri)
-        probe = f"{path.rstrip('/')}/.t1-write-probe"
+        name = ".t1-write-probe"
         try:
             if is_local(self.uri):
                 fs.makedirs(path, exist_ok=True)
-            retrying(lambda: fs.pipe_file(probe, b"t1"), what=f"writing to {self.uri}")
-            retrying(lambda: fs.rm_file(probe), what=f"writing to {self.uri}")
+            retrying(lambda: fs.pipe_file(join(path, name), b"t1"), what=f"writing to {self.uri}")
+            retrying(lambda: remove_file(join(self.uri, name)), what=f"writing to {self.uri}")
         except StorageError:
             raise
         except Exception as error:

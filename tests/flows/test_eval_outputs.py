@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from pipeline.errors import StorageError
 from pipeline.flows.eval_outputs import Outputs, check_outputs, write_outputs, write_run
 from pipeline.flows.evaluate import evaluate
-from pipeline.storage import open_filesystem
+from pipeline.storage import open_filesystem, replace_file
 from tests.evaluation.example import make_evaluation
 from tests.flows.test_evaluate import StandIn, collection
 
@@ -66,3 +67,21 @@ def test_places_in_a_bucket_are_tried_too(s3: str) -> None:
     write_outputs(make_evaluation(queries_each=2), outputs)
     fs, path = open_filesystem(s3)
     assert fs.find(path) == [f"{path}/report.html"]
+
+
+def test_several_evaluations_try_the_same_places_at_once(tmp_path: Path) -> None:
+    outputs = Outputs(runs=str(tmp_path / "runs"), rows=str(tmp_path / "rows.parquet"))
+    with ThreadPoolExecutor(4) as runs:
+        for run in [runs.submit(check_outputs, outputs) for _ in range(200)]:
+            run.result()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_several_write_the_same_file_at_once(tmp_path: Path) -> None:
+    """The file is always one of theirs, whole."""
+    uri, written = str(tmp_path / "file"), [bytes([letter]) * 100_000 for letter in b"abcd"]
+    with ThreadPoolExecutor(4) as runs:
+        for run in [runs.submit(replace_file, uri, written[number % 4]) for number in range(400)]:
+            run.result()
+            assert (tmp_path / "file").read_bytes() in written
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -57,6 +58,14 @@ def test_records_are_appended(database: Database) -> None:
 
 def test_a_writable_folder_is_left_as_it_was(database: Database) -> None:
     database.check_writable()
+    assert list(Path(database.uri).iterdir()) == []
+
+
+def test_several_try_to_write_at_once(database: Database) -> None:
+    """As runs that start together do: one removes what the other one wrote."""
+    with ThreadPoolExecutor(4) as runs:
+        for run in [runs.submit(database.check_writable) for _ in range(400)]:
+            run.result()
     assert list(Path(database.uri).iterdir()) == []
 
 

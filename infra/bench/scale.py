@@ -158,7 +158,13 @@ def _size(path: Path) -> int:
 
 @click.command(cls=Benchmark)
 @click.option("--documents", multiple=True, type=int, help="A size; several times.  [default: 100000 and 1000000]")
-@click.option("--repeats", default=3, show_default=True, help="First runs, and nights on which a hundredth changes.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="First runs, and nights on which a hundredth changes.",
+)
 @click.option("--cores", default=2, show_default=True, help="Cores to run on, and CPUs that Ray is told of.")
 @click.option("--scratch", type=click.Path(file_okay=False), help="Where corpora and tables go, for a while.")
 @click.option("--out", type=click.Path(dir_okay=False), help="JSON of everything measured.")

@@ -8,6 +8,7 @@
     |   +-- TableError          the database folder or a table in it is absent or does not fit
     |   +-- StorageError        a store refused, or its credentials are wrong
     |   +-- ClusterError        the Ray cluster cannot be reached, or can never schedule what was asked for
+    +-- ClusterLost             Ray lost a node, an actor or an object for good while the command worked
     +-- QuarantineExceeded      more documents were bad than `--max-quarantine` allows; exit code 3
     +-- PublishRefused          the gate refused to move `live`; the old version still serves; exit code 4
     |   +-- RecallTooLow        for nothing but the vector index's recall, which training it anew may mend
@@ -55,6 +56,10 @@ class StorageError(UserError):
 
 class ClusterError(UserError):
     """The Ray cluster cannot be reached, or can never schedule what was asked for."""
+
+
+class ClusterLost(T1Error):
+    """Of the Ray cluster, something died that Ray could not replace while the command worked."""
 
 
 class QuarantineExceeded(T1Error):

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.experimental import internal_kv
 
-from pipeline.errors import ClusterError
+from pipeline.errors import ClusterError, ClusterLost
 from pipeline.flows.shares import READ_CPUS, WRITE_CPUS
 from pipeline.settings import PoolSettings
 
@@ -76,9 +76,11 @@ def connected(address: str | None) -> Iterator[Resources]:
 
     Raises:
         ClusterError: the cluster cannot be reached.
+        ClusterLost: the block raised what Ray says of its own: a node, an actor or an object was lost for good.
     """
     if ray.is_initialized():
-        yield _resources()
+        with _losses_said():
+            yield _resources()
         return
     # a job submitted to a cluster finds its address in the environment
     address = address or os.environ.get("RAY_ADDRESS")
@@ -100,9 +102,23 @@ def connected(address: str | None) -> Iterator[Resources]:
                 "RAY_AUTH_TOKEN_PATH if it asks for a token"
             ) from error
         try:
-            yield _resources()
+            with _losses_said():
+                yield _resources()
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _losses_said() -> Iterator[None]:
+    try:
+        yield
+    except RayTaskError:  # of code that ran on the cluster, which means what it says
+        raise
+    except RayError as error:
+        said = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ClusterLost(
+            f"Ray lost a part of the cluster: {said}; what was committed is kept, and the same command goes on"
+        ) from error
 
 
 def _resources() -> Resources:

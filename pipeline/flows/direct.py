@@ -70,6 +70,9 @@ def encode_directly(
         shards: Positions of the shards to read.
         schema: Of the documents table.
         ready: Reference to what has a process get ready for one of several tasks.
+
+    Raises:
+        T1Error: what a task raises, once all have ended.
     """
     hashing = settings.read.encoder.model.startswith(HASHING_SCHEME)
     most_bytes = _HASHING_TEXT_BYTES if hashing else _TEXT_BYTES
@@ -86,16 +89,16 @@ def encode_directly(
             # the first goes to a process that has compared; with this one still busy, Ray would start a third
             ray.wait([ready], timeout=_READY_S)
     try:
-        results: Results = list(chain.from_iterable(ray.get(parts)))
-        parts = []
-    except (WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError) as error:
+        return list(chain.from_iterable(ray.get(parts)))
+    except Exception as error:
+        # What the others write is nobody's, and none writes when this returns. They end by themselves, soon, for they
+        # hold little: cancelling a task in the moment in which it ends has Ray end this process, with no word.
+        ray.wait(parts, num_returns=num_tasks)
+        if not isinstance(error, (WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError)):
+            raise
         # perhaps one of the documents did it: the pool finds out which
         _log.warning("a process died while it encoded; going on with a pool: %s", str(error).partition("\n")[0])
         return None
-    finally:
-        for part in parts:  # the others, where one failed: what they write is nobody's
-            ray.cancel(part, force=True)
-    return results
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]

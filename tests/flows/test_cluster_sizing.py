@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import Any
 
 import pytest
 from ray.autoscaler.v2 import utils as autoscaler_utils
+from ray.exceptions import ActorDiedError, LocalRayletDiedError, ObjectLostError, RayError
 
-from pipeline.errors import ClusterError
+from pipeline.errors import ClusterError, ClusterLost, CorpusChanged
 from pipeline.flows import cluster
 from pipeline.flows.cluster import Resources, advise_device, choose_device, size_pool
 from pipeline.settings import PoolSettings
@@ -108,3 +110,25 @@ def test_a_cluster_grows_when_an_autoscaler_names_kinds_of_node(
 def test_a_ray_of_ones_own_does_not_grow() -> None:
     with cluster.connected(None) as resources:
         assert (resources.cpus, resources.gpus, resources.grows) == (2.0, 0.0, False)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("lost", [LocalRayletDiedError(), ActorDiedError(), ObjectLostError("ab", "", "")])
+def test_what_ray_lost_for_good_is_said(lost: RayError) -> None:
+    with pytest.raises(ClusterLost) as caught, cluster.connected(None):
+        raise lost
+    assert re.fullmatch(r"Ray lost a part of the cluster: [^\n]*[^.]; what was [^\n]+", str(caught.value))
+    assert caught.value.__cause__ is lost
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("raised", [ValueError("a fault of ours"), CorpusChanged("said already")])
+def test_what_a_task_raises_stays_what_it_is(raised: Exception) -> None:
+    def fail() -> None:
+        raise raised
+
+    with pytest.raises(type(raised), match=str(raised)), cluster.connected(None):
+        cluster.call_remotely(fail)

@@ -6,17 +6,18 @@ import os
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 import ray
 
 from pipeline.corpus.sizes import is_small
-from pipeline.flows import direct
+from pipeline.errors import CorpusChanged
+from pipeline.flows import direct, encoding
 from pipeline.flows.direct import suits_one_task
 from pipeline.flows.index import index
 from pipeline.records import Format, Shard
@@ -71,27 +72,44 @@ def test_a_death_leaves_it_to_the_pool(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
-def test_a_death_ends_the_other_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dies", [True, False])
+def test_none_of_the_others_writes_when_one_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    """Nor is one cancelled: Ray would end the driver, were it done in the moment in which the task ends."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    mark = tmp_path / "working"
+    working, done = tmp_path / "working", tmp_path / "done"
 
-    def dies_or_works_on(_settings: Any, _inputs: Any, shards: list[int], _schema: Any) -> Any:
+    def fails_or_works_on(_settings: Any, _inputs: Any, shards: list[int], _schema: Any) -> Any:
         if 0 in shards:
-            while not (mark.exists() and mark.read_text()):
+            while not working.exists():
                 time.sleep(0.01)
-            os.kill(os.getpid(), signal.SIGKILL)
-        mark.write_text(str(os.getpid()))
-        while True:
-            time.sleep(0.01)
+            if dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise CorpusChanged("gone")
+        working.touch()
+        time.sleep(0.5)  # long after the other has failed
+        done.touch()
+        return []
 
-    monkeypatch.setattr(direct, "_encode", ray.remote(max_retries=0)(dies_or_works_on))
+    monkeypatch.setattr(direct, "_encode", ray.remote(max_retries=0)(fails_or_works_on))
+    goes_on_with_a_pool, encode_directly = [], encoding.encode_directly
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        try:
+            goes_on_with_a_pool.append(encode_directly(*arguments, **named) is None)
+        finally:
+            assert done.exists()
+        return None
+
+    monkeypatch.setattr(encoding, "encode_directly", watched)
     for name in "ab":
         write_jsonl(tmp_path / "corpus" / f"{name}.jsonl", [document(name)])
     settings = settings_for(tmp_path / "corpus", tmp_path / "db", pool__cpus_per_encoder=0.25)
-    report = index(settings, quiet=True)
-    assert (report.documents_encoded, report.status) == (2, "published")
-    psutil.wait_procs([psutil.Process(pid) for pid in [int(mark.read_text())] if psutil.pid_exists(pid)], timeout=60)
-    assert not psutil.pid_exists(int(mark.read_text()))
+    with nullcontext() if dies else pytest.raises(CorpusChanged, match="gone"):
+        report = index(settings, quiet=True)
+        assert (report.documents_encoded, report.status) == (2, "published")
+    assert goes_on_with_a_pool == [True] * dies
 
 
 @pytest.mark.ray

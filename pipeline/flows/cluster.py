@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
-from pipeline.errors import ClusterError, ClusterLost
+from pipeline.errors import ClusterError
+from pipeline.flows.failures import root_cause
 from pipeline.flows.shares import READ_CPUS, WRITE_CPUS
 from pipeline.settings import PoolSettings
 
@@ -76,10 +77,10 @@ def connected(address: str | None) -> Iterator[Resources]:
 
     Raises:
         ClusterError: the cluster cannot be reached.
-        ClusterLost: the block raised what Ray says of its own: a node, an actor or an object was lost for good.
+        T1Error: what the block raised, where that was one of ours wrapped by Ray; `ClusterLost` for what Ray lost.
     """
     if ray.is_initialized():
-        with _losses_said():
+        with _said_plainly():
             yield _resources()
         return
     # a job submitted to a cluster finds its address in the environment
@@ -102,23 +103,21 @@ def connected(address: str | None) -> Iterator[Resources]:
                 "RAY_AUTH_TOKEN_PATH if it asks for a token"
             ) from error
         try:
-            with _losses_said():
+            with _said_plainly():
                 yield _resources()
         finally:
             ray.shutdown()
 
 
 @contextmanager
-def _losses_said() -> Iterator[None]:
+def _said_plainly() -> Iterator[None]:
     try:
         yield
-    except RayTaskError:  # of code that ran on the cluster, which means what it says
-        raise
     except RayError as error:
-        said = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ClusterLost(
-            f"Ray lost a part of the cluster: {said}; what was committed is kept, and the same command goes on"
-        ) from error
+        cause = root_cause(error)
+        if cause is error:
+            raise
+        raise cause from error
 
 
 def _resources() -> Resources:

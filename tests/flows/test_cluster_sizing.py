@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+import ray
 from ray.autoscaler.v2 import utils as autoscaler_utils
 from ray.exceptions import ActorDiedError, LocalRayletDiedError, ObjectLostError, RayError
 
@@ -121,6 +122,20 @@ def test_what_ray_lost_for_good_is_said(lost: RayError) -> None:
     assert re.fullmatch(r"Ray lost a part of the cluster: [^\n]*[^.]; what was [^\n]+", str(caught.value))
     assert caught.value.__cause__ is lost
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_an_actor_that_cannot_be_made_is_not_lost() -> None:
+    class Bad:
+        def __init__(self) -> None:
+            raise ValueError("a fault of ours")
+
+        def work(self) -> None:
+            """Never comes to it."""
+
+    with pytest.raises(ActorDiedError, match="a fault of ours"), cluster.connected(None):
+        ray.get(ray.remote(Bad).remote().work.remote())
 
 
 @pytest.mark.ray
